@@ -1,0 +1,3 @@
+//! The command `mica`.
+
+fn main() {}

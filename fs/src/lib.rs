@@ -1,0 +1,1 @@
+//! Image layers as a copy-on-write filesystem.
