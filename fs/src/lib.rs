@@ -1,1 +1,11 @@
 //! Image layers as a copy-on-write filesystem.
+//!
+//! An image is a stack of immutable [`layer`]s in a [`store`]. Each layer is kept as its uncompressed tar with an
+//! index that is mapped into memory. An [`overlay`] is their union, with an upper that takes changes; [`mount`]
+//! shows it to the kernel through FUSE; [`snapshot`] makes a new layer of what changed.
+//!
+//! The overlay is a plain object: everything about merging, copy-up and whiteouts can be tested without a mount.
+//! Nothing here knows of Dockerfiles, networks or terminals.
+
+pub mod digest;
+pub mod path;
