@@ -8,4 +8,7 @@
 //! Nothing here knows of Dockerfiles, networks or terminals.
 
 pub mod digest;
+pub mod layer;
 pub mod path;
+
+mod sys;
