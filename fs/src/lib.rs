@@ -9,6 +9,8 @@
 
 pub mod digest;
 pub mod layer;
+pub mod overlay;
 pub mod path;
+pub mod snapshot;
 
 mod sys;

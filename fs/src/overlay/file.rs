@@ -1,0 +1,160 @@
+//! What is in a file: reading, writing, space, and making it durable.
+
+use super::data::seek_layer;
+use super::inode::{Body, Content};
+use super::*;
+use crate::digest::Digest;
+use crate::layer::index::EntryId;
+
+/// Where to read a file's bytes from.
+enum Reader {
+    Lower(Arc<Layer>, EntryId),
+    Own(Arc<FileData>),
+}
+
+impl Overlay {
+    /// Reads at `offset` and returns the number of bytes: less than asked for only at the end of the file.
+    ///
+    /// # Errors
+    /// [`Error::IsADirectory`], [`Error::Invalid`] if the node is no file, [`Error::Io`].
+    pub fn read(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        match self.reader(ino)? {
+            Reader::Own(data) => data.read(offset, buffer),
+            Reader::Lower(layer, entry) => layer
+                .read_at(entry, buffer, offset)
+                .map_err(Error::io("read a file of a layer")),
+        }
+    }
+
+    /// Writes all of `data` at `offset` and returns its length. The first write to a lower file copies it up.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::IsADirectory`], [`Error::Invalid`], [`Error::FileTooLarge`],
+    /// [`Error::Io`].
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let file = self.begin_change(ino)?;
+        file.write(offset, data)?;
+        self.note_data(&file);
+        Ok(data.len())
+    }
+
+    /// fallocate(2).
+    ///
+    /// # Errors
+    /// As [`Self::write`]; [`Error::Invalid`] for a length of 0.
+    pub fn allocate(&self, ino: Ino, how: Allocate, offset: u64, length: u64) -> Result<()> {
+        let file = self.begin_change(ino)?;
+        file.allocate(how, offset, length)?;
+        self.note_data(&file);
+        Ok(())
+    }
+
+    /// lseek(2) for data and holes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if `offset` lies at or beyond the end, or there is no data after it.
+    pub fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64> {
+        match self.reader(ino)? {
+            Reader::Own(data) => data.seek(offset, what),
+            Reader::Lower(layer, entry) => seek_layer(&layer, entry, offset, what),
+        }
+    }
+
+    /// fsync(2): makes the file's data durable and, for a named upper, the state that names it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self, ino: Ino) -> Result<()> {
+        let data = match &self.tree().node(ino.0)?.body {
+            Body::File(Content::Own(data)) => Some(Arc::clone(data)),
+            _ => None,
+        };
+        if let Some(data) = data {
+            data.sync()?;
+        }
+        match &self.upper {
+            Some(upper) => upper.save_changes(self),
+            None => Ok(()),
+        }
+    }
+
+    /// The digest of a file's content, if it is still that of a layer.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    pub fn content(&self, ino: Ino) -> Result<Option<Digest>> {
+        let mut tree = self.tree();
+        if let Some(trace) = &mut tree.trace {
+            trace.content(ino.0);
+        }
+        let node = tree.node(ino.0)?;
+        Ok(match &node.body {
+            Body::File(Content::Lower) => node
+                .origin
+                .and_then(|origin| self.lower.entry(origin))
+                .and_then(|entry| entry.digest()),
+            Body::File(Content::Own(data)) => data
+                .source()
+                .and_then(|(layer, id)| layer.index().entry(id)?.digest()),
+            _ => None,
+        })
+    }
+
+    /// The file of a layer that holds the content of `ino`, if it is still that of a layer: for copying it into
+    /// another overlay without moving its bytes.
+    pub fn origin(&self, ino: Ino) -> Option<(Arc<Layer>, EntryId)> {
+        let tree = self.tree();
+        let node = tree.node(ino.0).ok()?;
+        match &node.body {
+            Body::File(Content::Lower) => {
+                let origin = node.origin?;
+                Some((Arc::clone(self.lower.layer(origin)?), origin.entry))
+            }
+            Body::File(Content::Own(data)) => data.source(),
+            _ => None,
+        }
+    }
+
+    fn reader(&self, ino: Ino) -> Result<Reader> {
+        let mut guard = self.tree();
+        let tree = &mut *guard;
+        let node = tree.nodes.get(&ino.0).ok_or(Error::Stale)?;
+        match &node.body {
+            Body::File(Content::Own(data)) => Ok(Reader::Own(Arc::clone(data))),
+            Body::File(Content::Lower) => {
+                if let Some(trace) = &mut tree.trace {
+                    trace.content(ino.0);
+                }
+                let origin = node.origin.ok_or(Error::Stale)?;
+                let layer = self.lower.layer(origin).ok_or(Error::Stale)?;
+                Ok(Reader::Lower(Arc::clone(layer), origin.entry))
+            }
+            Body::Directory(_) => Err(Error::IsADirectory),
+            _ => Err(Error::Invalid),
+        }
+    }
+
+    /// The data of a file that is about to change; its times change now.
+    fn begin_change(&self, ino: Ino) -> Result<Arc<FileData>> {
+        let mut tree = self.tree_mut()?;
+        let generation = tree.generation;
+        let new = matches!(tree.node(ino.0)?.body, Body::File(Content::Lower));
+        let data = tree.own_data(ino.0, true)?;
+        if !new {
+            // Only times and the flat file's bytes change, and a saved state can do without these times.
+            tree.generation = generation;
+        }
+        tree.touch(ino.0)?;
+        Ok(data)
+    }
+
+    /// After a change of data: bytes in memory are part of a saved state.
+    fn note_data(&self, data: &FileData) {
+        if !data.is_flat() {
+            self.data_changed();
+        }
+    }
+}

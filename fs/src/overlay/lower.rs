@@ -1,0 +1,292 @@
+//! The lower layers seen as one tree: look-ups merge at the indexes, nothing is copied or unpacked.
+//!
+//! A directory of this tree is the list of its *contributors*: the directory entries of that path, top layer
+//! first, down to an opaque one or to something that is no directory.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+
+use crate::layer::index::{Entry, EntryId, Slot};
+use crate::layer::{Kind, Layer, Metadata};
+use crate::path::ImagePath;
+
+/// Where a lower node comes from: a layer (the bottom one is 0) and the entry in its index.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct Origin {
+    pub layer: u32,
+    pub entry: EntryId,
+}
+
+/// What a name of the lower tree stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The node; of a directory the topmost contributor.
+    pub origin: Origin,
+    pub kind: Kind,
+    /// A directory's contributors; empty for other nodes.
+    pub contributors: Vec<Origin>,
+}
+
+/// Inode number of the first entry of the bottom layer: 1 is the root's.
+const FIRST: u64 = 2;
+
+/// The stack of lower layers.
+pub(super) struct Lowers {
+    layers: Vec<Arc<Layer>>,
+    /// The inode number of each layer's entry 0.
+    first: Vec<u64>,
+    end: u64,
+    has_links_below: OnceLock<bool>,
+    names: OnceLock<HashMap<Origin, Vec<ImagePath>>>,
+}
+
+impl Lowers {
+    /// A stack, bottom layer first.
+    pub fn new(layers: Vec<Arc<Layer>>) -> Self {
+        let mut end = FIRST;
+        let mut first = Vec::with_capacity(layers.len());
+        for layer in &layers {
+            first.push(end);
+            end += u64::from(layer.index().len());
+        }
+        Self {
+            layers,
+            first,
+            end,
+            has_links_below: OnceLock::new(),
+            names: OnceLock::new(),
+        }
+    }
+
+    pub fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
+    }
+
+    /// The lowest inode number that no lower node has.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The inode number of a lower node. It depends on nothing but the layers up to that one.
+    pub fn number(&self, origin: Origin) -> u64 {
+        let first = self.first.get(origin.layer as usize).copied().unwrap_or(self.end);
+        first + u64::from(origin.entry.0)
+    }
+
+    pub fn layer(&self, origin: Origin) -> Option<&Arc<Layer>> {
+        self.layers.get(origin.layer as usize)
+    }
+
+    pub fn entry(&self, origin: Origin) -> Option<Entry<'_>> {
+        self.layer(origin)?.index().entry(origin.entry)
+    }
+
+    /// The root's contributors.
+    pub fn root(&self) -> Vec<Origin> {
+        self.root_of(self.layers.len())
+    }
+
+    /// The root's contributors among the lowest `count` layers.
+    fn root_of(&self, count: usize) -> Vec<Origin> {
+        let mut contributors = Vec::new();
+        for (number, layer) in self.layers.iter().enumerate().take(count).rev() {
+            contributors.push(Origin {
+                layer: u32::try_from(number).unwrap_or(u32::MAX),
+                entry: EntryId::ROOT,
+            });
+            if layer
+                .index()
+                .entry(EntryId::ROOT)
+                .is_some_and(|root| root.is_opaque())
+            {
+                break;
+            }
+        }
+        contributors
+    }
+
+    /// What `name` stands for in the directory of these contributors.
+    pub fn find(&self, contributors: &[Origin], name: &[u8]) -> Option<Found> {
+        let mut directory = Vec::new();
+        for dir in contributors {
+            let index = self.layer(*dir)?.index();
+            match index.lookup(dir.entry, name) {
+                None => {}
+                Some(Slot::Whiteout) => break,
+                Some(Slot::Link(target)) if directory.is_empty() => {
+                    return self
+                        .resolve_in(dir.layer as usize, &target)
+                        .filter(|found| found.kind != Kind::Directory);
+                }
+                Some(Slot::Link(_)) => break,
+                Some(Slot::Entry(entry)) => {
+                    let origin = Origin {
+                        layer: dir.layer,
+                        entry,
+                    };
+                    let node = index.entry(entry)?;
+                    if node.kind() != Kind::Directory {
+                        if directory.is_empty() {
+                            return Some(Found {
+                                origin,
+                                kind: node.kind(),
+                                contributors: Vec::new(),
+                            });
+                        }
+                        break;
+                    }
+                    // An index numbers a directory before its children: a damaged one cannot make a cycle.
+                    if entry <= dir.entry {
+                        break;
+                    }
+                    directory.push(origin);
+                    if node.is_opaque() {
+                        break;
+                    }
+                }
+            }
+        }
+        Some(Found {
+            origin: *directory.first()?,
+            kind: Kind::Directory,
+            contributors: directory,
+        })
+    }
+
+    /// What lies at `path`; symbolic links are not followed.
+    pub fn resolve(&self, path: &ImagePath) -> Option<Found> {
+        self.resolve_in(self.layers.len(), path)
+    }
+
+    /// What lies at `path` in the lowest `count` layers.
+    fn resolve_in(&self, count: usize, path: &ImagePath) -> Option<Found> {
+        let contributors = self.root_of(count);
+        let mut at = Found {
+            origin: *contributors.first()?,
+            kind: Kind::Directory,
+            contributors,
+        };
+        for name in path.components() {
+            at = self.find(&at.contributors, name)?;
+        }
+        Some(at)
+    }
+
+    /// The names in the directory of these contributors, sorted. A name whose hard link leads nowhere is among
+    /// them, though [`Self::find`] does not find it.
+    pub fn names(&self, contributors: &[Origin]) -> Vec<&[u8]> {
+        let children = |dir: &Origin| {
+            let layer = self.layers.get(dir.layer as usize);
+            let entry = dir.entry;
+            layer
+                .into_iter()
+                .flat_map(move |layer| layer.index().children(entry))
+        };
+        if let [only] = contributors {
+            let visible = children(only).filter(|(_, slot)| *slot != Slot::Whiteout);
+            return visible.map(|(name, _)| name).collect();
+        }
+        let mut seen = HashMap::new();
+        for (name, slot) in contributors.iter().flat_map(children) {
+            seen.entry(name).or_insert(slot != Slot::Whiteout);
+        }
+        let mut names: Vec<_> = seen
+            .into_iter()
+            .filter_map(|(name, visible)| visible.then_some(name))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The entry that describes a node: of a directory the topmost contributor that is not implicit.
+    pub fn description(&self, found: &Found) -> Option<Entry<'_>> {
+        found
+            .contributors
+            .iter()
+            .filter_map(|origin| self.entry(*origin))
+            .find(|entry| !entry.is_implicit())
+            .or_else(|| self.entry(found.origin))
+    }
+
+    /// Mode, owner, time and attributes of a lower node.
+    pub fn metadata(&self, found: &Found) -> Metadata {
+        let Some(entry) = self.description(found) else {
+            return Metadata::default();
+        };
+        Metadata {
+            mode: entry.mode(),
+            uid: entry.uid(),
+            gid: entry.gid(),
+            mtime: entry.mtime(),
+            xattrs: entry.xattrs(),
+        }
+    }
+
+    /// How many names of the lower tree lead to a node that is no directory.
+    pub fn link_count(&self, origin: Origin) -> u32 {
+        let own = self.entry(origin).map_or(1, |entry| entry.nlink());
+        if own <= 1 && !self.has_links_below() {
+            return 1;
+        }
+        let count = self.names_by_origin().get(&origin).map_or(1, Vec::len);
+        u32::try_from(count).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Whether some layer links to a file of a layer below it.
+    fn has_links_below(&self) -> bool {
+        *self.has_links_below.get_or_init(|| {
+            self.layers.iter().skip(1).any(|layer| {
+                let index = layer.index();
+                (0..index.len())
+                    .flat_map(|id| index.children(EntryId(id)))
+                    .any(|(_, slot)| matches!(slot, Slot::Link(_)))
+            })
+        })
+    }
+
+    /// The visible names of the files that may have several: a layer's own count is wrong as soon as a layer
+    /// above hides one of the names or adds another.
+    fn names_by_origin(&self) -> &HashMap<Origin, Vec<ImagePath>> {
+        self.names.get_or_init(|| {
+            let mut candidates = BTreeSet::new();
+            for layer in &self.layers {
+                collect_linked_paths(layer, &mut candidates);
+            }
+            let mut names: HashMap<_, Vec<_>> = HashMap::new();
+            for path in candidates {
+                if let Some(found) = self.resolve(&path)
+                    && found.kind != Kind::Directory
+                {
+                    names.entry(found.origin).or_default().push(path);
+                }
+            }
+            names
+        })
+    }
+}
+
+/// Adds the paths of `layer` that lead to a file with several names.
+fn collect_linked_paths(layer: &Layer, paths: &mut BTreeSet<ImagePath>) {
+    let index = layer.index();
+    let mut todo = vec![(EntryId::ROOT, ImagePath::root())];
+    while let Some((dir, path)) = todo.pop() {
+        for (name, slot) in index.children(dir) {
+            match slot {
+                Slot::Whiteout => {}
+                Slot::Link(target) => {
+                    paths.insert(path.join(name));
+                    paths.insert(target);
+                }
+                Slot::Entry(id) => match index.entry(id) {
+                    Some(entry) if entry.kind() == Kind::Directory && id > dir => {
+                        todo.push((id, path.join(name)));
+                    }
+                    Some(entry) if entry.nlink() > 1 => {
+                        paths.insert(path.join(name));
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+}
