@@ -12,5 +12,6 @@ pub mod layer;
 pub mod overlay;
 pub mod path;
 pub mod snapshot;
+pub mod store;
 
 mod sys;

@@ -1,0 +1,135 @@
+//! Images, their names, and the cache's records.
+//!
+//! The names stand twice: in the catalog, and in `index.json` for other tools, which is written anew after each
+//! change of the catalog and under the same lock.
+
+use std::fs::File;
+
+use super::catalog::Catalog;
+use super::layout::{self, Descriptor};
+use super::{Store, StoreError};
+use crate::digest::{DiffId, Digest};
+use crate::layer::Timestamp;
+
+/// The most bytes a manifest may have; registries allow 4 MiB (OCI distribution specification, "Pushing
+/// Manifests").
+pub(super) const MAX_MANIFEST: u64 = 4 << 20;
+
+/// An image of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// Its names: full canonical references, sorted.
+    pub names: Vec<String>,
+    /// When it came into the store.
+    pub added: Timestamp,
+}
+
+impl Store {
+    /// Adds the image of a manifest that is a blob of the store. One that is there already stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`], and what [`Store::read_blob`] reports.
+    pub fn add_image(&self, manifest: &Digest) -> Result<(), StoreError> {
+        let descriptor = self.descriptor(manifest)?;
+        self.change_images(|catalog| catalog.add_image(&descriptor, Timestamp::now()))
+    }
+
+    /// Gives an image a name, which no other image has any more then. An image that is not yet in the store is
+    /// added.
+    ///
+    /// # Errors
+    /// As [`Store::add_image`].
+    pub fn tag(&self, name: &str, manifest: &Digest) -> Result<(), StoreError> {
+        let descriptor = self.descriptor(manifest)?;
+        self.change_images(|catalog| catalog.tag(name, &descriptor, Timestamp::now()))
+    }
+
+    /// Takes a name away from its image, which stays. Whether there was such a name.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`] and what writing `index.json` reports.
+    pub fn untag(&self, name: &str) -> Result<bool, StoreError> {
+        self.change_images(|catalog| catalog.untag(name))
+    }
+
+    /// Removes an image and its names; its blobs and layers go at the next prune. Whether there was one.
+    ///
+    /// # Errors
+    /// As [`Store::untag`].
+    pub fn remove_image(&self, manifest: &Digest) -> Result<bool, StoreError> {
+        self.change_images(|catalog| catalog.remove_image(manifest))
+    }
+
+    /// The manifest of the image of that name.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`].
+    pub fn resolve(&self, name: &str) -> Result<Option<Digest>, StoreError> {
+        self.with_catalog(|catalog| catalog.resolve(name))
+    }
+
+    /// All images, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`].
+    pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let rows = self.with_catalog(|catalog| catalog.images())?;
+        let records = rows.into_iter().map(|row| ImageRecord {
+            manifest: row.descriptor.digest,
+            names: row.names,
+            added: row.added,
+        });
+        Ok(records.collect())
+    }
+
+    /// The cache record of that key. `None` also if a layer that it names is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`].
+    pub fn cache_get(&self, key: &Digest) -> Result<Option<String>, StoreError> {
+        let found = self.with_catalog(|catalog| catalog.cache_get(key))?;
+        Ok(found
+            .and_then(|(record, layers)| layers.iter().all(|layer| self.has_layer(layer)).then_some(record)))
+    }
+
+    /// Stores a cache record, in place of one that has the same key. The layers stay as long as the record.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`] and [`StoreError::Full`].
+    pub fn cache_put(&self, key: &Digest, record: &str, layers: &[DiffId]) -> Result<(), StoreError> {
+        self.with_catalog(|catalog| catalog.cache_put(key, record, layers))
+    }
+
+    /// Changes the catalog and writes `index.json` accordingly.
+    pub(super) fn change_images<T>(
+        &self,
+        change: impl FnOnce(&mut Catalog) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let path = self.root.join(LOCK);
+        let lock = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(|e| StoreError::io("open", &path, e))?;
+        lock.lock().map_err(|e| StoreError::io("lock", &path, e))?;
+        self.with_catalog(|catalog| {
+            let value = change(catalog)?;
+            layout::write(&self.root, &catalog.images()?)?;
+            Ok(value)
+        })
+    }
+
+    fn descriptor(&self, manifest: &Digest) -> Result<Descriptor, StoreError> {
+        let bytes = self.read_blob(manifest, MAX_MANIFEST)?;
+        Ok(Descriptor {
+            digest: *manifest,
+            media_type: layout::media_type(&bytes),
+            size: bytes.len() as u64,
+        })
+    }
+}
+
+/// Locked by who changes images or names.
+const LOCK: &str = "index.lock";
