@@ -9,9 +9,11 @@
 
 pub mod digest;
 pub mod layer;
+pub mod mount;
 pub mod overlay;
 pub mod path;
 pub mod snapshot;
 pub mod store;
 
+mod fuse;
 mod sys;

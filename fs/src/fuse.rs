@@ -1,0 +1,586 @@
+//! FUSE requests to overlay calls, overlay errors to errno; nothing else is decided here.
+//!
+//! What is decided here is how much the kernel may do without asking:
+//!
+//! - Names, attributes and absent names are kept without a time limit: layers never change, and this server is
+//!   the only writer.
+//! - OPEN, OPENDIR, FLUSH and CREATE are answered with ENOSYS. From then on the kernel opens and closes files
+//!   without a message and creates them by MKNOD; all I/O is addressed by inode, and there is nothing to
+//!   release. The kernel still writes a file back when it is closed.
+//! - A writable mount uses the writeback cache: the kernel owns size and times of a file being written, and
+//!   brings them with SETATTR when it writes back.
+//! - ATOMIC_O_TRUNC is never asked for: without OPEN messages the truncation would be lost.
+//! - SETXATTR_EXT is never asked for: the protocol library reads the short form of the request.
+//! - Locks are not negotiated, so that the kernel keeps them itself.
+
+use std::ffi::OsStr;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::overlay::{Attr, Changes, Error, Ino, NewKind, Overlay, Owner};
+
+mod data;
+mod translate;
+
+use translate::{allocation, file_attr, new_kind, rename_mode, set_xattr_mode, timestamp, wanted_time};
+
+/// How long the kernel may keep what it was told, where the answer never goes stale: 136 years.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The largest request: what Linux allows by default (`fs.fuse.max_pages_limit`, 256 pages).
+const MAX_REQUEST: u32 = 1 << 20;
+
+/// What the adapter has to know about its mount.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Whether writes may be held back in the kernel's cache.
+    pub writeback: bool,
+    /// Whether directories are listed without looking up their entries, so that a look-up stands for an
+    /// access by the program.
+    pub traced: bool,
+    /// The owner of new nodes; the caller's where `None`.
+    pub owner: Option<Owner>,
+}
+
+/// The overlay as a file system that fuser can serve.
+pub(crate) struct Adapter {
+    overlay: Arc<Overlay>,
+    settings: Settings,
+}
+
+impl Adapter {
+    pub(crate) fn new(overlay: Arc<Overlay>, settings: Settings) -> Self {
+        Self { overlay, settings }
+    }
+
+    fn owner(&self, request: &Request) -> Owner {
+        self.settings.owner.unwrap_or(Owner {
+            uid: request.uid(),
+            gid: request.gid(),
+        })
+    }
+
+    fn create_node(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        kind: NewKind<'_>,
+        mode: u32,
+        reply: ReplyEntry,
+    ) {
+        let owner = self.owner(request);
+        entry(
+            reply,
+            self.overlay
+                .create(Ino(parent.0), name.as_bytes(), kind, mode & 0o7777, owner),
+        );
+    }
+}
+
+/// The capabilities to ask for, as far as the kernel offers them.
+fn wanted_capabilities(settings: Settings) -> InitFlags {
+    let mut flags = InitFlags::FUSE_ASYNC_READ
+        | InitFlags::FUSE_BIG_WRITES
+        | InitFlags::FUSE_MAX_PAGES
+        | InitFlags::FUSE_ASYNC_DIO
+        | InitFlags::FUSE_PARALLEL_DIROPS
+        | InitFlags::FUSE_CACHE_SYMLINKS
+        | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+        | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+        | InitFlags::FUSE_NO_OPEN_SUPPORT
+        | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+    if settings.writeback {
+        flags |= InitFlags::FUSE_WRITEBACK_CACHE;
+    }
+    if !settings.traced {
+        flags |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
+    }
+    flags
+}
+
+/// The errno of an overlay error. An I/O error of the host is logged: its errno alone would hide the cause.
+fn errno(error: &Error) -> Errno {
+    let errno = error.errno();
+    if errno == libc::EIO {
+        tracing::error!(%error, "a file operation failed");
+    }
+    Errno::from_i32(errno)
+}
+
+fn empty(reply: ReplyEmpty, result: Result<(), Error>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn entry(reply: ReplyEntry, result: Result<Attr, Error>) {
+    match result {
+        Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), Generation(0)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn attributes(reply: ReplyAttr, result: Result<Attr, Error>) {
+    match result {
+        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// The protocol of attribute reads: size 0 asks for the length, and what does not fit is ERANGE.
+fn xattr_value(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Error>) {
+    match result {
+        Err(error) => reply.error(errno(&error)),
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+    }
+}
+
+/// POSIX ACLs are not supported. Without an answer of ours the kernel would store them as opaque attributes,
+/// and programs that copy modes by them would lose the mode.
+fn is_acl(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"system.posix_acl_")
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let offered = config.capabilities();
+        let wanted = wanted_capabilities(self.settings);
+        if let Err(missing) = config.add_capabilities(wanted & offered) {
+            return Err(io::Error::other(format!("the kernel took back {missing:?}")));
+        }
+        if !offered.contains(wanted) {
+            tracing::debug!(missing = ?(wanted - offered), "this kernel lacks some FUSE capabilities");
+        }
+        // The nearest value that the library allows is a good one too.
+        let _ = config.set_max_write(MAX_REQUEST);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.overlay.lookup(Ino(parent.0), name.as_bytes()) {
+            // Inode 0 with a time makes the kernel remember that the name is absent.
+            Err(Error::NotFound) => reply.entry(&FOREVER, &translate::ABSENT, Generation(0)),
+            result => entry(reply, result),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.overlay.forget(Ino(ino.0), count);
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        attributes(reply, self.overlay.attr(Ino(ino.0)));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        // HANDLE_KILLPRIV_V2 leaves it to us to drop set-ID bits: always when the owner changes, and for a
+        // truncation unless the caller has CAP_FSETID. The library hides the kernel's flag for the latter;
+        // root has the capability, others have not.
+        let chown = uid.is_some() || gid.is_some();
+        let truncation = size.is_some() && request.uid() != 0;
+        let changes = Changes {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(wanted_time),
+            mtime: mtime.map(wanted_time),
+            ctime: ctime.map(timestamp),
+            kill_privileges: chown || truncation,
+        };
+        attributes(reply, self.overlay.set_attr(Ino(ino.0), &changes));
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.overlay.read_link(Ino(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
+        // The kernel has applied the umask: DONT_MASK is not asked for.
+        match new_kind(mode, device) {
+            Some(kind) => self.create_node(request, parent, name, kind, mode, reply),
+            None => reply.error(Errno::EINVAL),
+        }
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.create_node(request, parent, name, NewKind::Directory, mode, reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = target.as_os_str().as_bytes();
+        self.create_node(request, parent, name, NewKind::Symlink(target), 0o777, reply);
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.overlay.unlink(Ino(parent.0), name.as_bytes()));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.overlay.rmdir(Ino(parent.0), name.as_bytes()));
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let Some(mode) = rename_mode(flags) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let (from, to) = (Ino(parent.0), Ino(new_parent.0));
+        empty(
+            reply,
+            self.overlay
+                .rename(from, name.as_bytes(), to, new_name.as_bytes(), mode),
+        );
+    }
+
+    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        entry(
+            reply,
+            self.overlay.link(Ino(ino.0), Ino(parent.0), name.as_bytes()),
+        );
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        data::read(&self.overlay, Ino(ino.0), offset, size, reply);
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        data::write(&self.overlay, Ino(ino.0), offset, data, kill_privileges, reply);
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(reply, self.overlay.sync(Ino(ino.0)));
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let result = self.overlay.read_dir(Ino(ino.0), offset, &mut |entry| {
+            let kind = translate::file_type(entry.kind);
+            match reply.add(
+                INodeNo(entry.ino.0),
+                entry.next,
+                kind,
+                OsStr::from_bytes(entry.name),
+            ) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let result = self.overlay.read_dir(Ino(ino.0), offset, &mut |entry| {
+            // The kernel takes no reference to the two dot entries, and to each other one that it is told.
+            let dots = matches!(entry.name, b"." | b"..");
+            let attr = match dots {
+                true => translate::bare_directory(entry.ino),
+                false => match self.overlay.lookup(Ino(ino.0), entry.name) {
+                    Ok(attr) => file_attr(&attr),
+                    // Removed since it was listed.
+                    Err(_) => return ControlFlow::Continue(()),
+                },
+            };
+            let name = OsStr::from_bytes(entry.name);
+            let full = reply.add(attr.ino, entry.next, name, &FOREVER, &attr, Generation(0));
+            if full && !dots {
+                self.overlay.forget(Ino(attr.ino.0), 1);
+            }
+            match full {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(reply, self.overlay.sync(Ino(ino.0)));
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.overlay.stat_fs() {
+            Ok(fs) => reply.statfs(
+                fs.blocks,
+                fs.free,
+                fs.available,
+                fs.files,
+                fs.files_free,
+                fs.block_size,
+                fs.name_max,
+                fs.block_size,
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if is_acl(name) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let mode = set_xattr_mode(flags);
+        empty(
+            reply,
+            self.overlay.set_xattr(Ino(ino.0), name.as_bytes(), value, mode),
+        );
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if is_acl(name) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        xattr_value(reply, size, self.overlay.xattr(Ino(ino.0), name.as_bytes()));
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.overlay.xattr_names(Ino(ino.0));
+        // The protocol: each name ended by a NUL.
+        xattr_value(
+            reply,
+            size,
+            names.map(|names| {
+                names
+                    .iter()
+                    .flat_map(|name| name.iter().copied().chain([0]))
+                    .collect()
+            }),
+        );
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if is_acl(name) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        empty(reply, self.overlay.remove_xattr(Ino(ino.0), name.as_bytes()));
+    }
+
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // Only sent without `default_permissions`, where everything is allowed: the kernel asks once.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        match allocation(mode) {
+            Some(how) => empty(reply, self.overlay.allocate(Ino(ino.0), how, offset, length)),
+            None => reply.error(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        // The kernel passes this on without writing back first, so what we know of holes and of the size may be
+        // old, and a program that copies by it would lose data. Unanswered, the kernel says that there are none.
+        if self.settings.writeback {
+            return reply.error(Errno::ENOSYS);
+        }
+        data::seek(&self.overlay, Ino(ino.0), offset, whence, reply);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        from: INodeNo,
+        _from_handle: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        _to_handle: FileHandle,
+        to_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        data::copy(
+            &self.overlay,
+            (Ino(from.0), from_offset),
+            (Ino(to.0), to_offset),
+            length,
+            reply,
+        );
+    }
+}
