@@ -1,1 +1,15 @@
 //! From a Dockerfile to an image.
+//!
+//! Data flows one way: a [`dockerfile`] is parsed to instructions, [`plan`] evaluates them to a build [`graph`],
+//! the [`solver`] takes each step from the [`cache`] or executes it by [`op`], and [`build`] writes the image.
+//!
+//! - [`dockerfile`], [`ignore`], [`glob`]: the languages that users write.
+//! - [`context`], [`tree`]: where COPY and ADD take files from.
+//! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
+//! - [`image`], [`mod@reference`], [`archive`], [`import`]: images, their names, and how they come and go.
+//!
+//! Nothing here prints or reads arguments: progress comes as [`event`]s, errors as values.
+
+pub mod dockerfile;
+pub mod glob;
+pub mod ignore;

@@ -1,0 +1,111 @@
+//! The Dockerfile language: text to typed instructions with the place of everything.
+//!
+//! Files are read as BuildKit's front end reads them. [`parse`] gives stages of instructions whose
+//! words are as the file has them; the build replaces variables with [`expand_word`] and its like as
+//! it goes, and then reads what must be a port, a platform or a mode with the functions for each
+//! ([`parse_expose`], [`parse_platform`], [`Chmod`]...). [`parse_nodes`] stops at the syntax tree.
+//!
+//! No input makes these functions panic, and the time they take grows with the length of the input
+//! (times the depth of nested substitutions, which is bounded, and the length of patterns, likewise).
+
+mod chmod;
+mod copy;
+mod directive;
+mod expand;
+mod flags;
+mod healthcheck;
+mod heredoc;
+mod instruction;
+mod interpret;
+mod lines;
+pub mod mount;
+mod nodes;
+mod source;
+mod suggest;
+mod values;
+mod words;
+
+use std::fmt;
+
+pub use self::chmod::{Chmod, Clause};
+pub use self::directive::Directives;
+pub use self::expand::{
+    Environment, Escape, ExpandError, ExpandProblem, Expanded, NoVariables, expand_heredoc, expand_word,
+    expand_words,
+};
+pub use self::heredoc::Heredoc;
+pub use self::instruction::{
+    Add, Arg, Assignment, Command, Copy, CopyOptions, Dockerfile, Files, GlobalArg, Healthcheck,
+    HealthcheckTiming, Instruction, InstructionKind, Onbuild, Run, RunCommand, RunFlag, RunFlagName, Stage,
+};
+pub(crate) use self::nodes::go_quoted;
+pub use self::nodes::{Args, Node, Nodes, Word, parse_nodes};
+pub use self::source::{ParseError, Position, Span};
+pub use self::values::{
+    Owner, Platform, Port, Principal, Protocol, ValueError, is_stage_name, parse_duration, parse_expose,
+    parse_platform, parse_stop_signal,
+};
+
+/// Reads a Dockerfile.
+///
+/// # Errors
+/// At the first thing that is not as the language wants it. Values in which variables are replaced
+/// are not looked at.
+pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseError> {
+    interpret::dockerfile(parse_nodes(text)?)
+}
+
+/// Reads one instruction: a trigger of `ONBUILD` from an image's configuration.
+///
+/// # Errors
+/// If `text` is not exactly one instruction, or is `FROM`.
+pub fn parse_trigger(text: &[u8]) -> Result<Instruction, ParseError> {
+    let nodes = parse_nodes(text)?;
+    match nodes.nodes.as_slice() {
+        [node] if node.name() == "from" => {
+            let message = "FROM isn't allowed as an ONBUILD trigger";
+            Err(ParseError::new(node.keyword.span, message))
+        }
+        [node] => interpret::instruction(node, &mut Vec::new()),
+        [_, node, ..] => {
+            let message = "an ONBUILD trigger must be a single instruction";
+            Err(ParseError::new(node.keyword.span, message))
+        }
+        [] => Err(ParseError::new(Span::default(), "an ONBUILD trigger is empty")),
+    }
+}
+
+/// Something allowed but unwise, under the name that Docker's build checks give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Which rule.
+    pub rule: Rule,
+    /// What it is about.
+    pub span: Span,
+}
+
+/// The rules of which the parser warns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// `NoEmptyContinuation`.
+    EmptyContinuation,
+    /// `LegacyKeyValueFormat`.
+    LegacyKeyValueFormat,
+    /// `MaintainerDeprecated`.
+    MaintainerDeprecated,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EmptyContinuation => "NoEmptyContinuation: empty continuation line",
+            Self::LegacyKeyValueFormat => "LegacyKeyValueFormat: write NAME=VALUE instead of NAME VALUE",
+            Self::MaintainerDeprecated => {
+                "MaintainerDeprecated: use LABEL org.opencontainers.image.authors= instead"
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
