@@ -13,3 +13,4 @@
 pub mod dockerfile;
 pub mod glob;
 pub mod ignore;
+pub mod sandbox;

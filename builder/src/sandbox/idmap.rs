@@ -1,0 +1,360 @@
+//! Which users a step can have: real ones as root, subordinate ones in a user namespace.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, getgid, getuid, setgroups, setresgid, setresuid};
+use serde::{Deserialize, Serialize};
+
+use super::capabilities::has_sys_admin;
+use super::doctor;
+use super::error::SandboxError;
+use super::subid::{self, Kind, Owner};
+use super::sys;
+
+/// How ids of the image relate to ids of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IdMode {
+    /// The user namespace mica was started in, as root there.
+    Root,
+    /// A user namespace: id 0 is the user, the others are subordinate ids (subuid(5)).
+    Subordinate,
+}
+
+impl IdMode {
+    /// The mode [`enter`] would choose, or why it would choose none. Changes nothing.
+    pub fn detect() -> Result<Self, SandboxError> {
+        if is_root() {
+            return Ok(Self::Root);
+        }
+        match sys::probe_user_namespace() {
+            Ok(sys::Probe::Works) => {}
+            Ok(sys::Probe::NoUserNamespace(errno)) | Err(errno) => return Err(refused(errno)),
+            Ok(sys::Probe::NoCapabilities(errno)) => {
+                return Err(SandboxError::UserNamespaceRestricted { errno });
+            }
+        }
+        Plan::for_user(getuid(), getgid())?;
+        for helper in [UID_HELPER, GID_HELPER] {
+            if doctor::find_program(helper).is_none() {
+                return Err(SandboxError::HelperMissing { program: helper });
+            }
+        }
+        Ok(Self::Subordinate)
+    }
+}
+
+/// Whether [`enter`] may make a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UserNs {
+    /// One is made unless the process is root with CAP_SYS_ADMIN.
+    #[default]
+    Auto,
+    /// None is made; the process must be root with CAP_SYS_ADMIN.
+    Inherit,
+}
+
+/// A run of ids that the process can give to files and processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first id, as images see it.
+    pub first: u32,
+    /// The id that the parent user namespace sees in its place.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// All the ids that exist in the user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IdRanges(Vec<IdRange>);
+
+impl IdRanges {
+    /// Whether a file or process can have `id`.
+    pub fn can_map(&self, id: u32) -> bool {
+        self.0
+            .iter()
+            .any(|range| id >= range.first && id - range.first < range.count)
+    }
+
+    /// The ranges, in the order of the kernel's map.
+    pub fn as_slice(&self) -> &[IdRange] {
+        &self.0
+    }
+
+    /// Reads /proc/PID/uid_map (user_namespaces(7)).
+    fn parse_map(text: &str) -> Self {
+        let range = |line: &str| {
+            let mut fields = line.split_whitespace().map(|field| field.parse().ok());
+            Some(IdRange {
+                first: fields.next()??,
+                outside: fields.next()??,
+                count: fields.next()??,
+            })
+        };
+        Self(text.lines().filter_map(range).collect())
+    }
+}
+
+/// What [`enter`] has made of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entered {
+    /// How ids are mapped.
+    pub mode: IdMode,
+    /// The user ids there are.
+    pub uids: IdRanges,
+    /// The group ids there are.
+    pub gids: IdRanges,
+}
+
+impl Entered {
+    /// Whether a file can be owned by user `uid`.
+    pub fn can_map(&self, uid: u32) -> bool {
+        self.uids.can_map(uid)
+    }
+}
+
+/// Gives the process a mount namespace of its own in which it may mount, as root or as a user with
+/// subordinate ids, who becomes root of a new user namespace.
+///
+/// Call it once, at the start of the program: the process must still be single-threaded, and what
+/// depends on the user's identity (HOME, the XDG directories) must already be known. /dev/fuse must
+/// be opened after it: a descriptor from before belongs to the wrong user namespace.
+///
+/// Mounts made afterwards are seen by this process and its children only, and end with them. Mounts
+/// that the host makes later still arrive. On an error the process may be in a half-made namespace
+/// and should end.
+pub fn enter(want: UserNs) -> Result<Entered, SandboxError> {
+    let mode = if is_root() {
+        IdMode::Root
+    } else if want == UserNs::Inherit {
+        return Err(SandboxError::NotPrivileged);
+    } else {
+        enter_user_namespace()?;
+        IdMode::Subordinate
+    };
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| match mode {
+        IdMode::Subordinate => SandboxError::UserNamespaceRestricted { errno },
+        _ => SandboxError::Enter {
+            action: "create a mount namespace",
+            errno,
+        },
+    })?;
+    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).map_err(|errno| match errno {
+        Errno::EINVAL => SandboxError::RootNotMounted,
+        errno => SandboxError::Enter {
+            action: "detach the mounts from the host's",
+            errno,
+        },
+    })?;
+    let map = |path| {
+        fs::read_to_string(path)
+            .map(|text| IdRanges::parse_map(&text))
+            .map_err(|error| SandboxError::Enter {
+                action: "read the id map in /proc/self",
+                errno: super::error::errno_of(&error),
+            })
+    };
+    Ok(Entered {
+        mode,
+        uids: map("/proc/self/uid_map")?,
+        gids: map("/proc/self/gid_map")?,
+    })
+}
+
+fn is_root() -> bool {
+    Uid::effective().is_root() && has_sys_admin()
+}
+
+fn refused(errno: Errno) -> SandboxError {
+    SandboxError::UserNamespace {
+        errno,
+        remedy: doctor::user_namespace_remedy(errno),
+    }
+}
+
+const UID_HELPER: &str = "newuidmap";
+const GID_HELPER: &str = "newgidmap";
+
+fn enter_user_namespace() -> Result<(), SandboxError> {
+    let failed = |action| move |errno| SandboxError::Enter { action, errno };
+    let plan = Plan::for_user(getuid(), getgid())?;
+    let mapper = Mapper::start(plan)?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|errno| match errno {
+        Errno::EINVAL => SandboxError::Enter {
+            action: "create a user namespace after threads were started",
+            errno,
+        },
+        errno => refused(errno),
+    })?;
+    mapper.finish()?;
+    let (root, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(group, group, group).map_err(failed("become group 0"))?;
+    setgroups(&[]).map_err(failed("drop supplementary groups"))?;
+    setresuid(root, root, root).map_err(failed("become root of the user namespace"))
+}
+
+/// The arguments of the two helpers.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    uids: Vec<u32>,
+    gids: Vec<u32>,
+}
+
+impl Plan {
+    fn for_user(uid: Uid, gid: Gid) -> Result<Self, SandboxError> {
+        let owner = Owner::of(uid);
+        let ranges = |kind| {
+            let owned = subid::ranges(kind, &owner);
+            if owned.is_empty() {
+                return Err(SandboxError::NoSubordinateIds {
+                    user: owner.to_string(),
+                    file: kind.file(),
+                    remedy: subid::remedy(&owner),
+                });
+            }
+            Ok(owned)
+        };
+        Ok(Self {
+            uids: extents(uid.as_raw(), &ranges(Kind::Users)?),
+            gids: extents(gid.as_raw(), &ranges(Kind::Groups)?),
+        })
+    }
+}
+
+/// `0 ID 1  1 FIRST COUNT  …`: the user is root, then the subordinate ids from 1 up.
+fn extents(id: u32, subordinate: &[(u32, u32)]) -> Vec<u32> {
+    let mut extents = vec![0, id, 1];
+    let mut next: u32 = 1;
+    for (first, count) in subordinate {
+        let count = (*count).min(u32::MAX - next);
+        extents.extend([next, *first, count]);
+        next += count;
+    }
+    extents
+}
+
+/// A child that stays in the parent user namespace: only from there may the maps be written.
+struct Mapper {
+    child: Pid,
+    go: io::PipeWriter,
+    outcome: io::PipeReader,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Outcome {
+    Done,
+    Missing { gid: bool },
+    Failed { gid: bool, message: String },
+}
+
+impl Mapper {
+    fn start(plan: Plan) -> Result<Self, SandboxError> {
+        let failed = |action| move |errno| SandboxError::Enter { action, errno };
+        let pipe = || io::pipe().map_err(|error| super::error::errno_of(&error));
+        let (go_read, go) = pipe().map_err(failed("create a pipe"))?;
+        let (outcome, outcome_write) = pipe().map_err(failed("create a pipe"))?;
+        let parent = std::process::id();
+        match sys::fork().map_err(failed("fork"))? {
+            ForkResult::Parent { child } => Ok(Self { child, go, outcome }),
+            ForkResult::Child => {
+                drop((go, outcome));
+                sys::exit_now(map_when_told(&plan, parent, go_read, outcome_write))
+            }
+        }
+    }
+
+    /// Has the maps of this process, by now in its new user namespace, written.
+    fn finish(mut self) -> Result<(), SandboxError> {
+        let failed = |action| move |errno| SandboxError::Enter { action, errno };
+        let told = self.go.write_all(b"g");
+        drop(self.go);
+        let mut text = String::new();
+        let heard = self.outcome.read_to_string(&mut text);
+        sys::wait_for(self.child).map_err(failed("wait for the id mapper"))?;
+        let outcome = told.and(heard).and_then(|_| Ok(serde_json::from_str(&text)?));
+        let program = |gid| if gid { GID_HELPER } else { UID_HELPER };
+        match outcome {
+            Ok(Outcome::Done) => Ok(()),
+            Ok(Outcome::Missing { gid }) => Err(SandboxError::HelperMissing {
+                program: program(gid),
+            }),
+            Ok(Outcome::Failed { gid, message }) => Err(SandboxError::HelperFailed {
+                program: program(gid),
+                message,
+            }),
+            Err(error) => Err(SandboxError::Enter {
+                action: "hear from the id mapper",
+                errno: super::error::errno_of(&error),
+            }),
+        }
+    }
+}
+
+fn map_when_told(plan: &Plan, pid: u32, mut go: io::PipeReader, mut outcome: io::PipeWriter) -> i32 {
+    // No word means that the parent could not make the namespace.
+    if !matches!(go.read(&mut [0]), Ok(1)) {
+        return 0;
+    }
+    let done = match map(UID_HELPER, pid, &plan.uids, false) {
+        Outcome::Done => map(GID_HELPER, pid, &plan.gids, true),
+        other => other,
+    };
+    let told = serde_json::to_vec(&done).map_err(io::Error::from);
+    i32::from(told.and_then(|text| outcome.write_all(&text)).is_err())
+}
+
+fn map(program: &str, pid: u32, extents: &[u32], gid: bool) -> Outcome {
+    let Some(path) = doctor::find_program(program) else {
+        return Outcome::Missing { gid };
+    };
+    let output = Command::new(path)
+        .arg(pid.to_string())
+        .args(extents.iter().map(u32::to_string))
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => Outcome::Done,
+        Ok(output) => {
+            let words = String::from_utf8_lossy(&output.stderr);
+            let message = match words.trim() {
+                "" => output.status.to_string(),
+                words => words.to_owned(),
+            };
+            Outcome::Failed { gid, message }
+        }
+        Err(error) => Outcome::Failed {
+            gid,
+            message: error.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_is_root_and_the_others_follow() {
+        assert_eq!(
+            extents(1000, &[(100_000, 65536), (300_000, 10)]),
+            [0, 1000, 1, 1, 100_000, 65536, 65537, 300_000, 10]
+        );
+    }
+
+    #[test]
+    fn the_map_says_which_ids_exist() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        let ranges = IdRanges::parse_map(map);
+        assert_eq!(ranges.as_slice().len(), 2);
+        assert!(ranges.can_map(0) && ranges.can_map(65536));
+        assert!(!ranges.can_map(65537) && !ranges.can_map(u32::MAX));
+        assert!(IdRanges::parse_map("0 0 4294967295").can_map(4_000_000_000));
+    }
+}

@@ -1,0 +1,422 @@
+//! Safe wrappers over the system calls that neither std nor nix offers.
+//!
+//! The only unsafe code of the crate. Nothing here decides anything: each function is one call (or
+//! one inseparable group of calls), and reports the kernel's errno.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::NixPath;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+
+use super::capabilities::CapabilitySet;
+use super::terminal::Size;
+
+/// Wraps a descriptor the kernel has just returned from `syscall`.
+fn owned(ret: c_long) -> nix::Result<OwnedFd> {
+    let fd = RawFd::try_from(Errno::result(ret)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: every caller passes the result of a call that returns a fresh descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Splits the process in two. Only sound in a single-threaded process, which both users are: the
+/// start of the program, and the re-executed init.
+pub(super) fn fork() -> nix::Result<ForkResult> {
+    // SAFETY: the caller's process has one thread, so no lock can be left held in the child.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Ends the process at once: no destructors, no `atexit`, which belong to the parent's copy.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes any value and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// What came of a trial of unprivileged user namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// A user namespace can be made, and gives capabilities.
+    Works,
+    /// The user namespace itself is refused.
+    NoUserNamespace(Errno),
+    /// It is made, but is given no capabilities: what AppArmor's restriction does.
+    NoCapabilities(Errno),
+}
+
+/// Tries `unshare(CLONE_NEWUSER)` and then a mount namespace in a child process.
+pub(super) fn probe_user_namespace() -> nix::Result<Probe> {
+    const CAPABILITIES: c_int = 0x80;
+    // SAFETY: the process may have threads, so the child makes only system calls that are
+    // async-signal-safe (unshare, _exit) and reads its thread-local errno.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            // SAFETY: unshare and _exit take integers only.
+            unsafe {
+                if libc::unshare(libc::CLONE_NEWUSER) != 0 {
+                    libc::_exit(Errno::last_raw() & 0x7f);
+                }
+                if libc::unshare(libc::CLONE_NEWNS) != 0 {
+                    libc::_exit(CAPABILITIES | Errno::last_raw() & 0x7f);
+                }
+                libc::_exit(0)
+            }
+        }
+        ForkResult::Parent { child } => {
+            let code = loop {
+                match waitpid(child, None) {
+                    Ok(WaitStatus::Exited(_, code)) => break code,
+                    Ok(_) => return Err(Errno::ECHILD),
+                    Err(Errno::EINTR) => {}
+                    Err(error) => return Err(error),
+                }
+            };
+            Ok(match code {
+                0 => Probe::Works,
+                code if code & CAPABILITIES != 0 => Probe::NoCapabilities(Errno::from_raw(code & 0x7f)),
+                code => Probe::NoUserNamespace(Errno::from_raw(code)),
+            })
+        }
+    }
+}
+
+/// Closes every descriptor from `first` up.
+pub(super) fn close_from(first: c_uint) -> nix::Result<()> {
+    // SAFETY: single-threaded start of init: nothing in this process owns those descriptors.
+    let ret = unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// Closes every descriptor from `first` up when this process execs.
+pub(super) fn close_on_exec_from(first: c_uint) -> nix::Result<()> {
+    // SAFETY: takes integers only, and closes nothing now.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// `open_tree(2)`: a descriptor of the mount at `path`, detached when `flags` has `OPEN_TREE_CLONE`.
+pub(super) fn open_tree(dir: BorrowedFd<'_>, path: &Path, flags: c_uint) -> nix::Result<OwnedFd> {
+    // SAFETY: the path is a valid C string for the time of the call.
+    let ret = path.with_nix_path(|path| unsafe {
+        libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags)
+    })?;
+    owned(ret)
+}
+
+/// `move_mount(2)` of the mount at `tree` to the place that `target` describes.
+pub(super) fn move_mount(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> nix::Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are static C strings.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// `mount_setattr(2)`: sets `attributes` on the mount at `tree` and on all below it.
+pub(super) fn mount_setattr(tree: BorrowedFd<'_>, attributes: u64) -> nix::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: `attr` lives through the call, and its size is passed with it.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attr,
+            mem::size_of_val(&attr),
+        )
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// `fsopen(2)`: a context in which a new filesystem of type `kind` is configured.
+pub(super) fn fsopen(kind: &CStr) -> nix::Result<OwnedFd> {
+    // SAFETY: `kind` is a C string.
+    owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) })
+}
+
+/// `fsconfig(2)`: sets one option; without a value, a flag.
+pub(super) fn fsconfig_set(context: BorrowedFd<'_>, key: &CStr, value: Option<&CStr>) -> nix::Result<()> {
+    const SET_FLAG: c_uint = 0;
+    const SET_STRING: c_uint = 1;
+    let (command, value) = match value {
+        Some(value) => (SET_STRING, value.as_ptr()),
+        None => (SET_FLAG, std::ptr::null()),
+    };
+    // SAFETY: key and value are C strings (or null for a flag, as the call demands).
+    let ret = unsafe {
+        let context = context.as_raw_fd();
+        libc::syscall(libc::SYS_fsconfig, context, command, key.as_ptr(), value, 0)
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// `fsconfig(2)` with `FSCONFIG_CMD_CREATE`, then `fsmount(2)`: the configured filesystem as a
+/// detached mount with `attributes`.
+pub(super) fn fsmount(context: BorrowedFd<'_>, attributes: u64) -> nix::Result<OwnedFd> {
+    const CREATE: c_uint = 6;
+    let null: *const libc::c_char = std::ptr::null();
+    // SAFETY: this command takes no key and no value.
+    let ret = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CREATE, null, null, 0) };
+    Errno::result(ret)?;
+    // SAFETY: takes integers only. The attributes are 32 bits wide in this call's ABI.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            libc::FSMOUNT_CLOEXEC,
+            attributes as c_uint,
+        )
+    })
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: c_int,
+}
+
+#[repr(C)]
+#[derive(Default, Clone, Copy)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+fn cap_header() -> CapHeader {
+    CapHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    }
+}
+
+/// The capabilities in force in this thread, and those it may put in force.
+pub(super) fn capabilities() -> nix::Result<(CapabilitySet, CapabilitySet)> {
+    let mut header = cap_header();
+    let mut data = [CapData::default(); 2];
+    // SAFETY: version 3 of the call fills two records.
+    let ret = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    Errno::result(ret)?;
+    let join = |low: u32, high: u32| CapabilitySet::from_bits(u64::from(high) << 32 | u64::from(low));
+    Ok((
+        join(data[0].effective, data[1].effective),
+        join(data[0].permitted, data[1].permitted),
+    ))
+}
+
+/// Makes `set` both permitted and effective, with nothing inheritable.
+pub(super) fn set_capabilities(set: CapabilitySet) -> nix::Result<()> {
+    let mut header = cap_header();
+    let half = |bits: u64| CapData {
+        effective: bits as u32,
+        permitted: bits as u32,
+        inheritable: 0,
+    };
+    let data = [half(set.bits()), half(set.bits() >> 32)];
+    // SAFETY: version 3 of the call reads two records.
+    let ret = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
+    Errno::result(ret).map(drop)
+}
+
+/// `prctl(2)` with one argument; the kernel demands that the others are 0, in full width.
+fn prctl(option: c_int, argument: c_ulong) -> nix::Result<()> {
+    const NONE: c_ulong = 0;
+    // SAFETY: the options used here take integers only.
+    Errno::result(unsafe { libc::prctl(option, argument, NONE, NONE, NONE) }).map(drop)
+}
+
+/// Removes from the bounding set what is not in `keep`.
+pub(super) fn limit_bounding_set(keep: CapabilitySet) -> nix::Result<()> {
+    for number in (0..64).filter(|number| !keep.contains(*number)) {
+        match prctl(libc::PR_CAPBSET_DROP, c_ulong::from(number)) {
+            Ok(()) => {}
+            // The first number that the kernel does not know.
+            Err(Errno::EINVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Empties the ambient set, which an exec would otherwise carry over.
+pub(super) fn clear_ambient_set() -> nix::Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)
+}
+
+/// Joins a new, empty session keyring: the keys of the user's login stay out of the step.
+pub(super) fn new_session_keyring() -> nix::Result<()> {
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    let anonymous: *const libc::c_char = std::ptr::null();
+    // SAFETY: a null name asks for an anonymous keyring.
+    let ret = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) };
+    Errno::result(ret).map(drop)
+}
+
+/// Brings the interface `lo` of this network namespace up.
+pub(super) fn loopback_up() -> nix::Result<()> {
+    // SAFETY: takes integers only.
+    let ret = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = owned(c_long::from(ret))?;
+    // SAFETY: ifreq is plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq with a name and flags.
+    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    Errno::result(ret).map(drop)
+}
+
+/// Restores every signal's default action, also those that are inherited as ignored.
+pub(super) fn reset_signals() {
+    // The kernel's own sigaction: handler SIG_DFL, no flags, restorer or mask. Through libc, the
+    // signals that it keeps for its threads could not be reset.
+    let default = [0_u64; 4];
+    let none: *mut u64 = std::ptr::null_mut();
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: the structure is at least as large as the kernel's, and SIG_DFL runs no code of
+        // ours. SIGKILL and SIGSTOP refuse: as they should.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), none, 8) };
+    }
+}
+
+/// Makes the terminal on `slave` the controlling one of this session.
+pub(super) fn set_controlling_terminal(slave: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the argument is an integer: 0, do not steal.
+    let ret = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// The size of the terminal on `fd`; ENOTTY if it is none.
+pub(super) fn window_size(fd: BorrowedFd<'_>) -> nix::Result<Size> {
+    // SAFETY: winsize is plain data, for which zeros are valid.
+    let mut size: libc::winsize = unsafe { mem::zeroed() };
+    // SAFETY: TIOCGWINSZ fills a winsize.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    Errno::result(ret)?;
+    Ok(Size {
+        rows: size.ws_row,
+        columns: size.ws_col,
+    })
+}
+
+/// Sets the size of the terminal on `fd`.
+pub(super) fn set_window_size(fd: BorrowedFd<'_>, size: Size) -> nix::Result<()> {
+    let size = libc::winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCSWINSZ reads a winsize.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    Errno::result(ret).map(drop)
+}
+
+/// Unlocks the pseudo-terminal whose master is `master`; gives its slave end and its number.
+pub(super) fn open_slave(master: BorrowedFd<'_>) -> nix::Result<(OwnedFd, c_uint)> {
+    let unlocked: c_int = 0;
+    let mut number: c_uint = 0;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: each request gets what its definition says: a pointer to int, to unsigned int, flags.
+    unsafe {
+        let master = master.as_raw_fd();
+        Errno::result(libc::ioctl(master, libc::TIOCSPTLCK, &raw const unlocked))?;
+        Errno::result(libc::ioctl(master, libc::TIOCGPTN, &raw mut number))?;
+        let slave = owned(c_long::from(libc::ioctl(master, libc::TIOCGPTPEER, flags)))?;
+        Ok((slave, number))
+    }
+}
+
+/// Sends some of `bytes`, with a descriptor riding along; tells how many.
+pub(super) fn send_with_fd(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> nix::Result<usize> {
+    let fds = fd.map(|fd| [fd.as_raw_fd()]);
+    let rights = fds.as_ref().map(|fds| ControlMessage::ScmRights(fds));
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        rights.as_slice(),
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+}
+
+/// Receives up to `bytes.len()` bytes, and a descriptor if one came with them. 0 bytes: hang-up.
+pub(super) fn receive_with_fd(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> nix::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut received = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            for fd in fds {
+                // SAFETY: the kernel has just installed this descriptor for us alone.
+                received = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    Ok((message.bytes, received))
+}
+
+/// Waits for a child of this process, whatever signals come.
+pub(super) fn wait_for(child: Pid) -> nix::Result<WaitStatus> {
+    loop {
+        match waitpid(child, None) {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Whether the kernel gives an executable capabilities of its own (capabilities(7)).
+pub(super) fn has_file_capabilities(program: &Path) -> bool {
+    let none = std::ptr::null_mut();
+    // SAFETY: both names are C strings for the time of the call; size 0 asks for the length only.
+    let length = program.with_nix_path(|program| unsafe {
+        libc::getxattr(program.as_ptr(), c"security.capability".as_ptr(), none, 0)
+    });
+    length.is_ok_and(|length| length > 0)
+}
+
+/// A second descriptor of the same open file, closed on exec.
+pub(super) fn duplicate(fd: impl AsFd) -> std::io::Result<OwnedFd> {
+    fd.as_fd().try_clone_to_owned()
+}
