@@ -10,7 +10,12 @@
 //!
 //! Nothing here prints or reads arguments: progress comes as [`event`]s, errors as values.
 
+pub mod archive;
 pub mod dockerfile;
+pub mod export;
 pub mod glob;
 pub mod ignore;
+pub mod image;
+pub mod import;
+pub mod reference;
 pub mod sandbox;

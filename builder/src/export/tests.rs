@@ -1,0 +1,153 @@
+use std::os::unix::fs::{MetadataExt as _, symlink};
+
+use mica_fs::layer::Timestamp;
+
+use super::*;
+
+/// A store with one layer.
+fn world() -> (tempfile::TempDir, Store, Vec<DiffId>) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("store")).unwrap();
+    let layer = layer(&store, |writer| {
+        for path in ["bin", "etc"] {
+            writer
+                .add(&path_of(path), &metadata(0o755), NewNode::Directory)
+                .unwrap();
+        }
+        file(writer, "bin/tool", 0o755, b"#!/bin/sh\n");
+        writer
+            .hard_link(&path_of("bin/again"), &path_of("bin/tool"))
+            .unwrap();
+        file(writer, "etc/secret", 0o600, b"x");
+        writer
+            .add(
+                &path_of("etc/link"),
+                &metadata(0o777),
+                NewNode::Symlink(b"../../../../tmp"),
+            )
+            .unwrap();
+    });
+    (directory, store, vec![layer])
+}
+
+fn layer(store: &Store, fill: impl FnOnce(&mut LayerWriter)) -> DiffId {
+    let work = store.work_dir().unwrap();
+    let mut writer = LayerWriter::new(work.path()).unwrap();
+    fill(&mut writer);
+    let written = writer.finish().unwrap();
+    store.publish_layer(work, &written).unwrap();
+    written.diff_id
+}
+
+fn path_of(text: &str) -> ImagePath {
+    ImagePath::clean(text.as_bytes()).unwrap()
+}
+
+fn metadata(mode: u32) -> Metadata {
+    Metadata {
+        mode,
+        mtime: Timestamp::from_seconds(1_000_000),
+        ..Metadata::default()
+    }
+}
+
+fn file(writer: &mut LayerWriter, path: &str, mode: u32, mut bytes: &[u8]) {
+    let size = bytes.len() as u64;
+    let content = &mut bytes;
+    writer
+        .add(&path_of(path), &metadata(mode), NewNode::File { size, content })
+        .unwrap();
+}
+
+#[test]
+fn files_come_out_as_they_are() {
+    let (directory, store, layers) = world();
+    let out = directory.path().join("out");
+    root_directory(&store, &layers, &out).unwrap();
+    let tool = std::fs::metadata(out.join("bin/tool")).unwrap();
+    assert_eq!(
+        (tool.mode() & 0o7777, tool.mtime(), tool.nlink()),
+        (0o755, 1_000_000, 2)
+    );
+    assert_eq!(
+        tool.ino(),
+        std::fs::metadata(out.join("bin/again")).unwrap().ino()
+    );
+    assert_eq!(std::fs::read(out.join("etc/secret")).unwrap(), b"x");
+    assert_eq!(
+        std::fs::read_link(out.join("etc/link")).unwrap().as_os_str(),
+        "../../../../tmp"
+    );
+    // A second time replaces what is there.
+    root_directory(&store, &layers, &out).unwrap();
+}
+
+#[test]
+fn links_in_the_destination_are_not_followed() {
+    let (directory, store, layers) = world();
+    let (out, outside) = (directory.path().join("out"), directory.path().join("outside"));
+    for path in [&out, &outside] {
+        std::fs::create_dir(path).unwrap();
+    }
+    symlink(&outside, out.join("etc")).unwrap();
+    assert!(matches!(
+        root_directory(&store, &layers, &out),
+        Err(ExportError::Write { .. })
+    ));
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+
+    std::fs::remove_file(out.join("etc")).unwrap();
+    std::fs::write(outside.join("victim"), "untouched").unwrap();
+    std::fs::create_dir_all(out.join("etc")).unwrap();
+    symlink(outside.join("victim"), out.join("etc/secret")).unwrap();
+    root_directory(&store, &layers, &out).unwrap();
+    assert_eq!(std::fs::read(outside.join("victim")).unwrap(), b"untouched");
+    assert_eq!(std::fs::read(out.join("etc/secret")).unwrap(), b"x");
+}
+
+#[test]
+fn the_tar_holds_the_same_tree() {
+    let (_directory, store, layers) = world();
+    let mut bytes = Vec::new();
+    root_tar(&store, &layers, &mut bytes).unwrap();
+    let copy = store.import_layer(&mut &bytes[..], None).unwrap().diff_id();
+    let (old, new) = (merged(&store, &layers).unwrap(), merged(&store, &[copy]).unwrap());
+    let mut differences = Vec::new();
+    compare(&old, &new, &mut |difference, path| {
+        differences.push((difference, path.to_string()));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(differences, []);
+}
+
+#[test]
+fn trees_are_compared() {
+    let (_directory, store, mut layers) = world();
+    let old = merged(&store, &layers).unwrap();
+    layers.push(layer(&store, |writer| {
+        writer.whiteout(&path_of("etc/link")).unwrap();
+        file(writer, "etc/secret", 0o600, b"y");
+        writer
+            .add(&path_of("srv"), &metadata(0o755), NewNode::Directory)
+            .unwrap();
+        file(writer, "srv/new", 0o644, b"");
+    }));
+    let new = merged(&store, &layers).unwrap();
+    let mut differences = Vec::new();
+    compare(&old, &new, &mut |difference, path| {
+        differences.push((difference, path.to_string()));
+        Ok(())
+    })
+    .unwrap();
+    let expected = [
+        (Difference::Deleted, "/etc/link"),
+        (Difference::Changed, "/etc/secret"),
+        (Difference::Added, "/srv"),
+        (Difference::Added, "/srv/new"),
+    ];
+    assert_eq!(
+        differences,
+        expected.map(|(difference, path)| (difference, path.to_owned()))
+    );
+}
