@@ -11,11 +11,22 @@
 //! Nothing here prints or reads arguments: progress comes as [`event`]s, errors as values.
 
 pub mod archive;
+pub mod build;
+pub mod cache;
+pub mod context;
 pub mod dockerfile;
+pub mod event;
 pub mod export;
 pub mod glob;
+pub mod graph;
 pub mod ignore;
 pub mod image;
 pub mod import;
+pub mod op;
+pub mod origin;
+pub mod plan;
 pub mod reference;
+pub mod rootfs;
 pub mod sandbox;
+pub mod solver;
+pub mod tree;

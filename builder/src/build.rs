@@ -1,0 +1,59 @@
+//! A build from a parsed Dockerfile to an image in the store.
+
+use mica_fs::store::Store;
+
+use crate::dockerfile::{Dockerfile, ParseError};
+use crate::image::{Image, ImageError, Platform};
+use crate::plan::{self, FindImage, Request};
+use crate::solver::{BuildError, Solver};
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Dockerfile, or an image that it names.
+    #[error("{0}")]
+    Dockerfile(ParseError),
+    /// A step.
+    #[error(transparent)]
+    Step(#[from] BuildError),
+    /// The image cannot be written.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// Builds the image that `dockerfile` describes and adds it to the store, without a name.
+///
+/// # Errors
+/// [`Error`]; what the steps before the failed one gave stays in the cache.
+pub fn build(dockerfile: &Dockerfile, request: &Request, solver: &Solver<'_>) -> Result<Image, Error> {
+    let graph = plan::plan(dockerfile, request, &StoreImages(solver.store)).map_err(Error::Dockerfile)?;
+    let built = solver.solve(&graph)?;
+    let mut config = graph.stage(graph.target).config.clone();
+    config.created = built.created;
+    config.history = built.history;
+    config.rootfs.diff_ids = built.layers;
+    Ok(Image::store_upon(
+        solver.store,
+        config,
+        graph.root_image(graph.target),
+    )?)
+}
+
+/// The images of the store.
+struct StoreImages<'a>(&'a Store);
+
+impl FindImage for StoreImages<'_> {
+    fn find(&self, name: &str, platform: &Platform) -> Result<Image, (String, Option<String>)> {
+        let image = Image::find(self.0, name).map_err(|e| (e.to_string(), e.hint()))?;
+        let own = image.config.platform();
+        match own.suits(platform) {
+            true => Ok(image),
+            false => Err((
+                format!("the image {name} is for the platform {own}, not for {platform}"),
+                Some(format!(
+                    "bring in an image for {platform}, or leave --platform out"
+                )),
+            )),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What happens during a build, as data: any front end can draw it.
+
+use std::time::Duration;
+
+/// The number of a step within its build, over all stages that are executed; 0 is the first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StepNumber(pub usize);
+
+/// A step that will be executed or taken from the cache.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Its number.
+    pub number: StepNumber,
+    /// The name of its stage; `None` in a build of one stage without a name.
+    pub stage: Option<String>,
+    /// Its place in the stage, from 1; FROM is the first.
+    pub position: usize,
+    /// How many steps the stage has.
+    pub total: usize,
+    /// The instruction.
+    pub text: String,
+    /// The line of the Dockerfile that it begins on.
+    pub line: u32,
+}
+
+/// Where a line of output came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// An earlier result was taken.
+    Cached,
+    /// It was executed.
+    Done,
+    /// It was executed and failed, or was stopped since another one failed.
+    Failed,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The build is planned. Comes once, and first.
+    Plan(Vec<Planned>),
+    /// A step begins.
+    Started(StepNumber),
+    /// A step's command wrote something: pieces of any size, not whole lines.
+    Output(StepNumber, Stream, Vec<u8>),
+    /// A step has ended.
+    Finished(StepNumber, Outcome, Duration),
+}
+
+/// Takes events, from several threads at once.
+pub type Listener<'a> = &'a (dyn Fn(Event) + Sync);

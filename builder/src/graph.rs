@@ -1,0 +1,332 @@
+//! The build graph: stages, their steps, and what each needs. Pure data: it knows nothing of Dockerfile syntax,
+//! of the store or of how a step is executed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use mica_fs::digest::DiffId;
+
+use crate::dockerfile::mount::Sharing;
+use crate::dockerfile::{Chmod, Span};
+use crate::image::{Image, ImageConfig};
+
+/// The number of a stage, in the order of the Dockerfile.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StageId(pub usize);
+
+/// A whole build.
+#[derive(Debug)]
+pub struct Graph {
+    /// All stages of the Dockerfile, in its order. A stage needs earlier ones only.
+    pub stages: Vec<Stage>,
+    /// The stage whose result is the image.
+    pub target: StageId,
+}
+
+/// A stage: a base and the steps on top of it.
+#[derive(Debug)]
+pub struct Stage {
+    /// Its name, or `stage-N` for one without.
+    pub name: String,
+    /// What it stands on.
+    pub base: Base,
+    /// The text of FROM, for people.
+    pub text: String,
+    /// Where FROM is.
+    pub span: Span,
+    /// Its steps in order.
+    pub steps: Vec<Step>,
+    /// Whether its steps are executed whatever the cache holds.
+    pub refresh: bool,
+    /// The configuration after the last step; its `rootfs` and `history` are the builder's to fill.
+    pub config: ImageConfig,
+}
+
+/// What a stage stands on.
+#[derive(Clone, Debug)]
+pub enum Base {
+    /// Nothing.
+    Scratch,
+    /// An image of the store.
+    Image(Box<Image>),
+    /// An earlier stage.
+    Stage(StageId),
+    /// A directory that the command line gave this name (`--build-context`).
+    Named(String),
+}
+
+/// One instruction, evaluated: variables replaced, paths absolute.
+#[derive(Debug)]
+pub struct Step {
+    /// The instruction as the Dockerfile has it, for people.
+    pub text: String,
+    /// Where it is.
+    pub span: Span,
+    /// What the image's history says of it; `None` for ONBUILD, of which Docker's says nothing.
+    pub history: Option<String>,
+    /// What it does.
+    pub op: Op,
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub enum Op {
+    /// Changes only the configuration: the text it leaves there, for the cache key.
+    Configure,
+    /// Makes the working directory.
+    WorkingDirectory {
+        /// As the configuration has it: absolute, perhaps with `..`.
+        path: String,
+        /// The text of USER: the owner of the directories that are made.
+        user: String,
+    },
+    /// Runs a command.
+    Run(Run),
+    /// Copies files.
+    Copy(Box<Copy>),
+}
+
+/// A RUN.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// A script that it runs, there for this step alone.
+    pub script: Option<Script>,
+    /// The environment from ENV and ARG; the later of two equal names counts.
+    pub env: Vec<(String, String)>,
+    /// Variables that the result does not depend on: the proxies. Not part of the cache key.
+    pub proxies: BTreeMap<String, String>,
+    /// The text of USER.
+    pub user: String,
+    /// The working directory, absolute.
+    pub workdir: String,
+    /// What it can reach.
+    pub network: Network,
+    /// Names that its /etc/hosts has besides the usual (`--add-host`).
+    pub hosts: Vec<ExtraHost>,
+    /// What it sees besides its root filesystem.
+    pub mounts: Vec<Mount>,
+}
+
+/// A line of /etc/hosts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExtraHost {
+    /// The name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// A `--mount` of a RUN.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    /// Where: absolute. A secret that is only a variable has none.
+    pub target: Option<String>,
+    /// What.
+    pub kind: MountKind,
+}
+
+/// What a [`Mount`] shows.
+#[derive(Clone, Debug)]
+pub enum MountKind {
+    /// Files that are there already.
+    Bind {
+        /// Which.
+        origin: Origin,
+        /// Whether the step may write; what it writes is thrown away.
+        writable: bool,
+    },
+    /// A directory that stays from one build to the next.
+    Cache(CacheMount),
+    /// An empty filesystem in memory, with its limit in bytes.
+    Tmpfs {
+        /// `None` for the system's.
+        size: Option<u64>,
+    },
+    /// A secret: its value is no part of the graph.
+    Secret(SecretMount),
+}
+
+/// A directory that stays from one build to the next.
+#[derive(Clone, Debug)]
+pub struct CacheMount {
+    /// Which one.
+    pub id: String,
+    /// What it holds at first.
+    pub seed: Option<Origin>,
+    /// Who else may use it meanwhile.
+    pub sharing: Sharing,
+    /// Owner and mode of the directory.
+    pub permissions: Permissions,
+    /// Whether the step may write.
+    pub writable: bool,
+}
+
+/// A secret of the command line, as a file or a variable.
+#[derive(Clone, Debug)]
+pub struct SecretMount {
+    /// Which one.
+    pub id: String,
+    /// The variable that holds it.
+    pub env: Option<String>,
+    /// Whether the step fails without it.
+    pub required: bool,
+    /// Owner and mode of the file.
+    pub permissions: Permissions,
+}
+
+/// Where the files of a mount are.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// In what.
+    pub from: CopyFrom,
+    /// Where in it; empty for its root.
+    pub source: String,
+}
+
+/// Owner and mode of something that is mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Permissions {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// The directory of /dev where a step finds its script, as in BuildKit.
+pub const SCRIPTS: &str = "pipes";
+
+/// A script whose text is in the Dockerfile.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Its name in /dev/[`SCRIPTS`].
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// The network of a RUN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Network {
+    /// The host's.
+    Host,
+    /// A loopback interface of its own, and nothing else.
+    None,
+}
+
+/// A COPY or ADD.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// Which of the two, for messages.
+    pub instruction: &'static str,
+    /// Where the sources are.
+    pub from: CopyFrom,
+    /// Paths and patterns.
+    pub sources: Vec<String>,
+    /// Files whose content is in the Dockerfile: name and content.
+    pub files: Vec<(String, String)>,
+    /// The destination, absolute; it may end with `/`.
+    pub destination: String,
+    /// The text of `--chown`.
+    pub chown: Option<String>,
+    /// `--chmod`.
+    pub chmod: Option<Chmod>,
+    /// `--exclude` patterns.
+    pub exclude: Vec<String>,
+    /// Whether local archives are unpacked (ADD).
+    pub unpack: bool,
+    /// `--link`: the layer does not look at those below it.
+    pub link: bool,
+    /// `--parents`: a copy keeps the directories of its source's path.
+    pub parents: bool,
+}
+
+/// Where a COPY or a mount takes its files from.
+#[derive(Clone, Debug)]
+pub enum CopyFrom {
+    /// The build context.
+    Context,
+    /// A directory that the command line gave this name (`--build-context`).
+    Named(String),
+    /// Another stage.
+    Stage(StageId),
+    /// An image of the store: its name as written and its layers.
+    Image {
+        /// As written.
+        name: String,
+        /// Bottom first.
+        layers: Vec<DiffId>,
+    },
+}
+
+impl CopyFrom {
+    fn stage(&self) -> Option<StageId> {
+        match self {
+            Self::Stage(id) => Some(*id),
+            Self::Context | Self::Named(_) | Self::Image { .. } => None,
+        }
+    }
+}
+
+impl Mount {
+    /// Where its files are, if it shows any.
+    pub fn origin(&self) -> Option<&Origin> {
+        match &self.kind {
+            MountKind::Bind { origin, .. } => Some(origin),
+            MountKind::Cache(cache) => cache.seed.as_ref(),
+            MountKind::Tmpfs { .. } | MountKind::Secret(_) => None,
+        }
+    }
+}
+
+impl Stage {
+    /// The stages that this one needs.
+    fn needs(&self) -> BTreeSet<StageId> {
+        let mut needs = BTreeSet::new();
+        if let Base::Stage(id) = self.base {
+            needs.insert(id);
+        }
+        for step in &self.steps {
+            match &step.op {
+                Op::Copy(copy) => needs.extend(copy.from.stage()),
+                Op::Run(run) => {
+                    let origins = run.mounts.iter().filter_map(Mount::origin);
+                    needs.extend(origins.filter_map(|origin| origin.from.stage()));
+                }
+                Op::Configure | Op::WorkingDirectory { .. } => {}
+            }
+        }
+        needs
+    }
+}
+
+impl Graph {
+    /// The stages that the target needs, itself included, in the order of the Dockerfile.
+    pub fn needed(&self) -> BTreeSet<StageId> {
+        let mut needed = BTreeSet::new();
+        let mut todo = vec![self.target];
+        while let Some(id) = todo.pop() {
+            if needed.insert(id) {
+                todo.extend(self.stages[id.0].needs());
+            }
+        }
+        needed
+    }
+
+    /// The image that a stage stands on in the end, through the stages below it.
+    pub fn root_image(&self, id: StageId) -> Option<&Image> {
+        match &self.stage(id).base {
+            Base::Scratch | Base::Named(_) => None,
+            Base::Image(image) => Some(image),
+            Base::Stage(below) => self.root_image(*below),
+        }
+    }
+
+    /// The stage of that number.
+    pub fn stage(&self, id: StageId) -> &Stage {
+        &self.stages[id.0]
+    }
+}

@@ -1,0 +1,295 @@
+//! What a COPY names: its sources found in a tree, and the digest of what they hold.
+
+use mica_fs::digest::{Digest, Hasher};
+use mica_fs::layer::Kind;
+use mica_fs::path::ImagePath;
+
+use super::{CopyError, clean, parents};
+use crate::glob;
+use crate::ignore::Ignore;
+use crate::tree::{self, Node, Tree, TreeError};
+
+/// One source that was named: what it was in the tree, found and ready to be copied.
+#[derive(Debug)]
+pub struct Selected {
+    /// Path in the tree, free of symbolic links.
+    pub(super) path: ImagePath,
+    /// The name that the copy gets in a directory: the last component as written, before links were followed.
+    pub(super) name: Vec<u8>,
+    pub(super) node: Node,
+    /// For `--parents`: where the copy keeps its path from.
+    pub(super) pivot: Option<Pivot>,
+}
+
+impl Selected {
+    /// Its path in the tree, free of symbolic links.
+    pub fn path(&self) -> &ImagePath {
+        &self.path
+    }
+
+    /// Its type.
+    pub fn kind(&self) -> Kind {
+        self.node.kind
+    }
+
+    /// Its path as `--exclude` patterns see it, in front of the paths in it.
+    pub(super) fn relative(&self) -> ImagePath {
+        self.pivot
+            .as_ref()
+            .map(|pivot| pivot.relative.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// What of a source's path its copy does not keep, and what it keeps.
+#[derive(Debug)]
+pub(super) struct Pivot {
+    pub(super) base: ImagePath,
+    pub(super) relative: ImagePath,
+}
+
+/// An entry of a directory that is copied.
+pub(super) struct Child {
+    pub(super) name: Vec<u8>,
+    pub(super) path: ImagePath,
+    pub(super) relative: ImagePath,
+    pub(super) node: Node,
+}
+
+/// The sources of one COPY or ADD: patterns, looked up in a tree.
+pub struct Sources<'a> {
+    pub(super) tree: &'a dyn Tree,
+    exclude: &'a Ignore,
+    selected: Vec<Selected>,
+}
+
+impl<'a> Sources<'a> {
+    /// Finds what `patterns` name in `tree`. A pattern with wildcards may stand for several paths, and must
+    /// stand for one at least. `place` names the tree in errors.
+    ///
+    /// # Errors
+    /// [`CopyError::Missing`] for a source that is not there, [`CopyError::Pattern`] for a malformed one.
+    pub fn find(
+        tree: &'a dyn Tree,
+        patterns: &[String],
+        exclude: &'a Ignore,
+        place: &str,
+    ) -> Result<Self, CopyError> {
+        let mut selected = Vec::new();
+        for pattern in patterns {
+            let before = selected.len();
+            if glob::is_pattern(pattern.as_bytes()) {
+                for path in expand(tree, pattern)? {
+                    selected.extend(select(tree, &path)?);
+                }
+            } else {
+                selected.extend(select(tree, &clean(pattern)?)?);
+            }
+            if selected.len() == before {
+                return Err(CopyError::Missing {
+                    path: pattern.clone(),
+                    place: place.to_owned(),
+                });
+            }
+        }
+        Ok(Self {
+            tree,
+            exclude,
+            selected,
+        })
+    }
+
+    /// The same for `--parents`: a copy keeps the path of its source, or what follows `/./` in it. `**` is any number
+    /// of directories. Symbolic links in the part that is kept are not followed.
+    ///
+    /// # Errors
+    /// Those of [`Self::find`].
+    pub fn with_parents(
+        tree: &'a dyn Tree,
+        patterns: &[String],
+        exclude: &'a Ignore,
+        place: &str,
+    ) -> Result<Self, CopyError> {
+        let mut selected: Vec<Selected> = Vec::new();
+        for pattern in patterns {
+            let (base, kept) = pattern.split_once("/./").unwrap_or(("", pattern));
+            let base = tree::resolve(tree, &clean(base)?)?;
+            let found = parents::expand(tree, &base, kept)?;
+            if found.is_empty() {
+                return Err(CopyError::Missing {
+                    path: pattern.clone(),
+                    place: place.to_owned(),
+                });
+            }
+            for (relative, node) in found {
+                if !relative.is_root() && exclude.matches(relative.as_bytes()) && node.kind != Kind::Directory
+                {
+                    continue;
+                }
+                selected.push(Selected {
+                    path: parents::under(&base, &relative),
+                    name: relative.name().unwrap_or_default().to_vec(),
+                    node,
+                    pivot: Some(Pivot {
+                        base: base.clone(),
+                        relative,
+                    }),
+                });
+            }
+        }
+        Ok(Self {
+            tree,
+            exclude,
+            selected,
+        })
+    }
+
+    /// The one source `path`, which is no pattern.
+    ///
+    /// # Errors
+    /// [`CopyError::Missing`] if it is not there.
+    pub fn one(tree: &'a dyn Tree, path: &str, exclude: &'a Ignore, place: &str) -> Result<Self, CopyError> {
+        let found = select(tree, &clean(path)?)?;
+        let missing = || CopyError::Missing {
+            path: path.to_owned(),
+            place: place.to_owned(),
+        };
+        Ok(Self {
+            tree,
+            exclude,
+            selected: vec![found.ok_or_else(missing)?],
+        })
+    }
+
+    /// What was found, in the order of the patterns.
+    pub fn selected(&self) -> &[Selected] {
+        &self.selected
+    }
+
+    /// A digest of all that the copies take from the tree: names, types, modes, owners, link targets and bytes;
+    /// never times.
+    ///
+    /// # Errors
+    /// [`TreeError`] if something cannot be read.
+    pub fn digest(&self) -> Result<Digest, TreeError> {
+        let mut hasher = Hasher::new();
+        for source in &self.selected {
+            if let Some(pivot) = &source.pivot {
+                for (relative, node) in parents::above(self.tree, pivot)? {
+                    self.digest_head(relative.as_bytes(), &node, &mut hasher);
+                }
+            }
+            let root = (&source.path, &source.relative());
+            self.digest_node(root, &source.name, &source.node, &mut hasher)?;
+        }
+        Ok(hasher.finish())
+    }
+
+    fn digest_node(
+        &self,
+        (path, relative): (&ImagePath, &ImagePath),
+        name: &[u8],
+        node: &Node,
+        hasher: &mut Hasher,
+    ) -> Result<(), TreeError> {
+        self.digest_head(name, node, hasher);
+        match node.kind {
+            Kind::File => hasher.update(self.tree.digest(path)?.as_bytes()),
+            Kind::Directory => {
+                for child in self.children(path, relative)? {
+                    self.digest_node((&child.path, &child.relative), &child.name, &child.node, hasher)?;
+                }
+                hasher.update(&u64::MAX.to_le_bytes());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Hashes a node without what it holds.
+    fn digest_head(&self, name: &[u8], node: &Node, hasher: &mut Hasher) {
+        let meta = &node.metadata;
+        for part in [name, node.target.as_slice()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let numbers = [
+            node.kind.file_type_bits() | meta.mode,
+            meta.uid,
+            meta.gid,
+            node.device.major,
+            node.device.minor,
+            u32::try_from(meta.xattrs.len()).unwrap_or(u32::MAX),
+        ];
+        numbers.iter().for_each(|n| hasher.update(&n.to_le_bytes()));
+        for part in meta.xattrs.iter().flat_map(|(name, value)| [name, value]) {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+
+    /// What is in the directory `path` and not excluded. `relative` is its path from the source that was named,
+    /// which is what `--exclude` patterns are about.
+    pub(super) fn children(&self, path: &ImagePath, relative: &ImagePath) -> Result<Vec<Child>, TreeError> {
+        let mut children = Vec::new();
+        for name in self.tree.names(path)? {
+            let (path, relative) = (path.join(&name), relative.join(&name));
+            let Some(node) = self.tree.node(&path)? else {
+                continue;
+            };
+            let excluded = self.exclude.matches(relative.as_bytes());
+            let needed =
+                node.kind == Kind::Directory && self.exclude.may_hold_exceptions(relative.as_bytes());
+            if !excluded || (needed && !self.children(&path, &relative)?.is_empty()) {
+                children.push(Child {
+                    name,
+                    path,
+                    relative,
+                    node,
+                });
+            }
+        }
+        Ok(children)
+    }
+}
+
+/// The node that a source path leads to, with links followed: a source that is a link is copied as what it
+/// leads to.
+fn select(tree: &dyn Tree, path: &ImagePath) -> Result<Option<Selected>, TreeError> {
+    let real = tree::resolve(tree, path)?;
+    Ok(tree.node(&real)?.map(|node| Selected {
+        name: path.name().unwrap_or_default().to_vec(),
+        path: real,
+        node,
+        pivot: None,
+    }))
+}
+
+/// The paths that match a pattern, sorted; component by component, so that only directories that can match are
+/// listed.
+fn expand(tree: &dyn Tree, pattern: &str) -> Result<Vec<ImagePath>, CopyError> {
+    let malformed = || CopyError::Pattern {
+        pattern: pattern.to_owned(),
+    };
+    let components = pattern.split('/').filter(|c| !c.is_empty() && *c != ".");
+    let mut found = vec![ImagePath::root()];
+    for component in components {
+        let mut next = Vec::new();
+        for dir in &found {
+            let real = tree::resolve(tree, dir)?;
+            if tree.node(&real)?.is_none_or(|node| node.kind != Kind::Directory) {
+                continue;
+            }
+            for name in tree.names(&real)? {
+                if glob::matches(component.as_bytes(), &name).map_err(|_| malformed())?
+                    && tree.node(&real.join(&name))?.is_some()
+                {
+                    next.push(dir.join(&name));
+                }
+            }
+        }
+        found = next;
+    }
+    found.sort();
+    Ok(found)
+}

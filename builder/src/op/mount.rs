@@ -1,0 +1,489 @@
+//! What a RUN sees besides its root filesystem, made ready: `--mount`.
+//!
+//! Files of a stage or an image are bound from a mount of its layers, files of a directory of the host from an overlay
+//! that they are placed in; in both the step may write and nothing is kept. A cache is a directory of the store. A
+//! secret never touches the disk.
+//!
+//! The mount points are virtual nodes of whatever they lie in, so that a layer has nothing of them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mica_fs::digest::Digest;
+use mica_fs::overlay::{Follow, Virtual, VirtualNode};
+use mica_fs::path::{ImagePath, InvalidPath};
+use mica_fs::store::{Store, StoreError};
+use serde_json::{Value, json};
+
+use crate::export::{self, ExportError};
+use crate::graph::{self, CacheMount, MountKind, Permissions, SecretMount};
+use crate::ignore::Ignore;
+use crate::op::copy::{Archives, CopyError, Placement, Sources};
+use crate::origin::Part;
+use crate::rootfs::{Rootfs, RootfsError};
+use crate::sandbox::{self, Access, Secret};
+
+pub mod cache;
+
+use cache::{CacheDirectory, CacheError, Wanted};
+
+/// The directory of the store that holds the caches.
+const CACHES: &str = "cache-mounts";
+/// Where the files of a host's directory are placed in the overlay that they are bound from.
+const PLACED: &[u8] = b"source";
+/// Permissions of the root of a tmpfs, as in Docker.
+const TMPFS_MODE: u32 = 0o1777;
+
+/// Why a mount cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// A secret that the step requires and the command line does not give.
+    #[error("secret {id}: not given")]
+    NoSecret {
+        /// Which one.
+        id: String,
+    },
+    /// A secret for a variable that is no text without NUL bytes.
+    #[error("secret {id}: it has a NUL byte, which no variable can hold")]
+    SecretVariable {
+        /// Which one.
+        id: String,
+    },
+    /// The files cannot be read or placed.
+    #[error(transparent)]
+    Files(#[from] CopyError),
+    /// The filesystem that they are bound from.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// A cache.
+    #[error("cache {id}")]
+    Cache {
+        /// Which one.
+        id: String,
+        /// Why.
+        source: CacheError,
+    },
+    /// The mount point cannot be made in a cache.
+    #[error("cannot make the mount point {path}")]
+    MountPoint {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A cache is to be filled with a file.
+    #[error("{path}: a cache is filled with a directory, and this is none")]
+    SeedIsFile {
+        /// As written.
+        path: String,
+    },
+    /// A path that Linux does not have.
+    #[error("{path:?}: {source}")]
+    Path {
+        /// As written.
+        path: String,
+        /// What is wrong.
+        source: InvalidPath,
+    },
+}
+
+/// A mount of a step, with the files that it shows.
+pub struct Resolved<'a> {
+    target: Option<&'a str>,
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    Bind {
+        part: Part<'a>,
+        writable: bool,
+    },
+    Cache {
+        mount: &'a CacheMount,
+        seed: Option<Part<'a>>,
+    },
+    Tmpfs {
+        size: Option<u64>,
+    },
+    Secret(&'a SecretMount),
+}
+
+impl<'a> Resolved<'a> {
+    /// A mount of the graph; `find` finds the files that it names.
+    ///
+    /// # Errors
+    /// What `find` reports.
+    pub fn new<E>(
+        mount: &'a graph::Mount,
+        find: impl FnOnce(&'a graph::Origin) -> Result<Part<'a>, E>,
+    ) -> Result<Self, E> {
+        let kind = match &mount.kind {
+            MountKind::Bind { origin, writable } => Kind::Bind {
+                part: find(origin)?,
+                writable: *writable,
+            },
+            MountKind::Cache(mount) => Kind::Cache {
+                mount,
+                seed: mount.seed.as_ref().map(find).transpose()?,
+            },
+            MountKind::Tmpfs { size } => Kind::Tmpfs { size: *size },
+            MountKind::Secret(mount) => Kind::Secret(mount),
+        };
+        Ok(Self {
+            target: mount.target.as_deref(),
+            kind,
+        })
+    }
+
+    fn is_directory(&self) -> bool {
+        match &self.kind {
+            Kind::Bind { part, .. } => part.is_directory(),
+            Kind::Cache { .. } | Kind::Tmpfs { .. } => true,
+            Kind::Secret(_) => false,
+        }
+    }
+
+    fn input(&self) -> Value {
+        let target = self.target;
+        let owner = |permissions: &Permissions| [permissions.uid, permissions.gid, permissions.mode];
+        match &self.kind {
+            Kind::Bind { part, writable } => {
+                json!({"type": "bind", "target": target, "files": part.digest(), "rw": writable})
+            }
+            Kind::Cache { mount, seed } => json!({
+                "type": "cache",
+                "target": target,
+                "id": mount.id,
+                "files": seed.as_ref().map(Part::digest),
+                "owner": owner(&mount.permissions),
+                "rw": mount.writable,
+            }),
+            Kind::Tmpfs { size } => json!({"type": "tmpfs", "target": target, "size": size}),
+            Kind::Secret(mount) => json!({
+                "type": "secret",
+                "target": target,
+                "id": mount.id,
+                "env": mount.env,
+                "owner": owner(&mount.permissions),
+            }),
+        }
+    }
+}
+
+/// What the result of a step depends on: where which files are seen. What a cache holds and the value of a secret are
+/// no part of it.
+pub fn inputs(mounts: &[Resolved<'_>]) -> Value {
+    mounts.iter().map(Resolved::input).collect()
+}
+
+/// What mounts are made with.
+pub struct Means<'a> {
+    /// Holds the caches.
+    pub store: &'a Store,
+    /// The secrets of the command line.
+    pub secrets: &'a BTreeMap<String, Secret>,
+    /// Whether the build was stopped meanwhile.
+    pub stopped: &'a dyn Fn() -> bool,
+}
+
+/// The mounts of a step, ready for its sandbox. They last as long as this value.
+#[derive(Default)]
+pub struct Ready<'a> {
+    /// The mount points in the step's root filesystem.
+    pub virtuals: Vec<Virtual>,
+    /// The mounts, outer ones first.
+    pub mounts: Vec<sandbox::Mount>,
+    /// Variables that hold secrets.
+    pub env: Vec<(String, String)>,
+    bound: Vec<Rootfs<'a>>,
+    caches: BTreeMap<Digest, CacheDirectory>,
+}
+
+/// A mount with a place.
+struct Placed<'m, 'a> {
+    resolved: &'m Resolved<'a>,
+    target: ImagePath,
+    /// Mount points in what it shows: relative paths.
+    inner: Vec<Virtual>,
+}
+
+impl<'a> Ready<'a> {
+    /// Makes ready what `mounts` ask for. Secrets that are neither given nor required are left out.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn make(mounts: &[Resolved<'_>], means: &Means<'a>) -> Result<Self, MountError> {
+        let mut ready = Self::default();
+        ready.open_caches(mounts, means)?;
+        for placed in ready.arrange(mounts, means)? {
+            let kind = match &placed.resolved.kind {
+                Kind::Bind { part, writable } => ready.bind(part, *writable, &placed.inner, means)?,
+                Kind::Cache { mount, seed } => ready.cache(mount, seed.as_ref(), &placed.inner)?,
+                Kind::Tmpfs { size } => sandbox::MountKind::Tmpfs {
+                    size: *size,
+                    mode: TMPFS_MODE,
+                },
+                Kind::Secret(SecretMount { id, permissions, .. }) => sandbox::MountKind::File {
+                    content: means.secrets.get(id).cloned().unwrap_or_default(),
+                    mode: permissions.mode,
+                    uid: permissions.uid,
+                    gid: permissions.gid,
+                },
+            };
+            ready.mounts.push(sandbox::Mount {
+                kind,
+                target: Path::new("/").join(placed.target.as_os_str()),
+            });
+        }
+        Ok(ready)
+    }
+
+    /// Sorts the mounts by their targets, and gives each mount point to what it lies in: to the step's root or to
+    /// another mount. Variables are set at once.
+    fn arrange<'m, 'r>(
+        &mut self,
+        mounts: &'m [Resolved<'r>],
+        means: &Means<'_>,
+    ) -> Result<Vec<Placed<'m, 'r>>, MountError> {
+        let mut placed: Vec<Placed<'m, 'r>> = Vec::new();
+        for resolved in mounts {
+            if let Kind::Secret(SecretMount {
+                id, env, required, ..
+            }) = &resolved.kind
+            {
+                match means.secrets.get(id) {
+                    Some(secret) => self.set_variable(id, env.as_ref(), secret)?,
+                    None if *required => return Err(MountError::NoSecret { id: id.clone() }),
+                    None => continue,
+                }
+            }
+            if let Some(target) = resolved.target {
+                placed.push(Placed {
+                    resolved,
+                    target: image_path(target)?,
+                    inner: Vec::new(),
+                });
+            }
+        }
+        placed.sort_by(|a, b| a.target.cmp(&b.target));
+        for at in 0..placed.len() {
+            let (outer, rest) = placed.split_at_mut(at);
+            let Some(this) = rest.first() else { break };
+            let node = if this.resolved.is_directory() {
+                VirtualNode::Directory
+            } else {
+                VirtualNode::File(Vec::new())
+            };
+            let holds = |outer: &&mut Placed<'_, '_>| {
+                outer.target != this.target && this.target.starts_with(&outer.target)
+            };
+            match outer.iter_mut().rev().find(holds) {
+                Some(outer) => {
+                    let skipped = outer.target.components().count();
+                    let path = this.target.components().skip(skipped);
+                    let path = path.fold(ImagePath::root(), |path, name| path.join(name));
+                    outer.inner.push(Virtual { path, node });
+                }
+                None => self.virtuals.push(Virtual {
+                    path: this.target.clone(),
+                    node,
+                }),
+            }
+        }
+        Ok(placed)
+    }
+
+    fn set_variable(&mut self, id: &str, name: Option<&String>, secret: &Secret) -> Result<(), MountError> {
+        let Some(name) = name else { return Ok(()) };
+        if secret.bytes().contains(&0) {
+            return Err(MountError::SecretVariable { id: id.to_owned() });
+        }
+        let value = String::from_utf8_lossy(secret.bytes()).into_owned();
+        self.env.push((name.clone(), value));
+        Ok(())
+    }
+
+    /// Mounts the layers that a part is of, or an overlay that it is placed in. `inner` are mount points in it.
+    fn bind(
+        &mut self,
+        part: &Part<'_>,
+        writable: bool,
+        inner: &[Virtual],
+        means: &Means<'a>,
+    ) -> Result<sandbox::MountKind, MountError> {
+        let top = match part.origin().as_layers() {
+            Some(_) => part.path().clone(),
+            None => ImagePath::root().join(PLACED),
+        };
+        let inner = inner.iter().map(|inner| Virtual {
+            path: under(&top, &inner.path),
+            node: inner.node.clone(),
+        });
+        let layers = part.origin().as_layers().unwrap_or_default();
+        let mut rootfs = Rootfs::prepare(means.store, layers, inner.collect())?;
+        if part.origin().as_layers().is_none() {
+            fill(&rootfs, part)?;
+        }
+        let root = rootfs.mount()?;
+        self.bound.push(rootfs);
+        Ok(sandbox::MountKind::Bind {
+            source: root.join(top.as_os_str()),
+            access: access(writable),
+        })
+    }
+
+    /// Binds a cache, which is open; `inner` are mount points in it.
+    fn cache(
+        &self,
+        mount: &CacheMount,
+        seed: Option<&Part<'_>>,
+        inner: &[Virtual],
+    ) -> Result<sandbox::MountKind, MountError> {
+        let path = self.caches[&cache_key(mount, seed)].path().to_owned();
+        for inner in inner {
+            let at = path.join(inner.path.as_os_str());
+            let is_file = matches!(inner.node, VirtualNode::File(_));
+            make_mount_point(&path, &at, is_file)
+                .map_err(|source| MountError::MountPoint { path: at, source })?;
+        }
+        Ok(sandbox::MountKind::Bind {
+            source: path,
+            access: access(mount.writable),
+        })
+    }
+
+    /// Opens the caches in the order of their keys, so that two steps never wait for each other, and each once, so
+    /// that a step never waits for itself: with the strictest sharing that it asks for.
+    fn open_caches(&mut self, mounts: &[Resolved<'_>], means: &Means<'_>) -> Result<(), MountError> {
+        let mut wanted = BTreeMap::new();
+        for resolved in mounts {
+            let Kind::Cache { mount, seed } = &resolved.kind else {
+                continue;
+            };
+            let entry = wanted.entry(cache_key(mount, seed.as_ref())).or_insert((
+                mount,
+                seed.as_ref(),
+                mount.sharing,
+            ));
+            entry.2 = entry.2.max(mount.sharing);
+        }
+        for (key, (mount, part, sharing)) in wanted {
+            if let Some(part) = part.filter(|part| !part.is_directory()) {
+                return Err(MountError::SeedIsFile {
+                    path: part.wanted().to_owned(),
+                });
+            }
+            let seed = part.map(|part| move |at: &Path| seed(part, at, means.store).map_err(Into::into));
+            let wanted = Wanted {
+                key,
+                sharing,
+                permissions: mount.permissions,
+                seed: seed.as_ref().map(|seed| seed as &cache::Seed<'_>),
+            };
+            let root = means.store.root().join(CACHES);
+            let opened = CacheDirectory::open(&root, &wanted, means.stopped);
+            let opened = opened.map_err(|source| MountError::Cache {
+                id: mount.id.clone(),
+                source,
+            })?;
+            self.caches.insert(key, opened);
+        }
+        Ok(())
+    }
+}
+
+/// What tells a cache from others: as with BuildKit, also what it held at first and how it was made.
+fn cache_key(mount: &CacheMount, seed: Option<&Part<'_>>) -> Digest {
+    let Permissions { uid, gid, mode } = mount.permissions;
+    let name = json!({"id": mount.id, "files": seed.map(Part::digest), "owner": [uid, gid, mode]});
+    Digest::of(name.to_string().as_bytes())
+}
+
+fn access(writable: bool) -> Access {
+    match writable {
+        true => Access::ReadWrite,
+        false => Access::ReadOnly,
+    }
+}
+
+/// Places the files of a host's directory in an overlay of their own.
+fn fill(rootfs: &Rootfs<'_>, part: &Part<'_>) -> Result<(), CopyError> {
+    let exclude = Ignore::default();
+    let origin = part.origin();
+    let sources = Sources::one(origin.tree(), part.wanted(), &exclude, origin.place())?;
+    let placement = Placement {
+        destination: ImagePath::root().join(PLACED),
+        into_directory: false,
+        owner: None,
+        chmod: None,
+        archives: Archives::Keep,
+    };
+    sources.place(rootfs.overlay(), &placement)
+}
+
+/// Why a new cache cannot be filled.
+#[derive(Debug, thiserror::Error)]
+enum SeedError {
+    #[error(transparent)]
+    Files(#[from] CopyError),
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+/// Fills the new directory `at` of a cache.
+fn seed(part: &Part<'_>, at: &Path, store: &Store) -> Result<(), SeedError> {
+    match part.origin().as_layers() {
+        Some(layers) => {
+            let overlay = export::merged(store, layers)?;
+            export::place(&overlay, part.path(), Follow::No, at)?;
+        }
+        None => {
+            let rootfs = Rootfs::prepare(store, &[], Vec::new())?;
+            fill(&rootfs, part)?;
+            export::place(rootfs.overlay(), &ImagePath::root().join(PLACED), Follow::No, at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes `path` and what is above it below `root`, a directory that builds before this one wrote to: no symbolic link
+/// of theirs is followed.
+fn make_mount_point(root: &Path, path: &Path, is_file: bool) -> io::Result<()> {
+    let mut at = root.to_owned();
+    let relative = path.strip_prefix(root).map_err(io::Error::other)?;
+    let mut names = relative.components().peekable();
+    while let Some(name) = names.next() {
+        at.push(name);
+        match fs::symlink_metadata(&at) {
+            Ok(found) if found.is_symlink() => {
+                return Err(io::Error::other("a symbolic link is in the way"));
+            }
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match is_file && names.peek().is_none() {
+                true => drop(File::create_new(&at)?),
+                false => fs::create_dir(&at)?,
+            },
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn under(top: &ImagePath, relative: &ImagePath) -> ImagePath {
+    relative
+        .components()
+        .fold(top.clone(), |path, name| path.join(name))
+}
+
+fn image_path(path: &str) -> Result<ImagePath, MountError> {
+    ImagePath::clean(path.as_bytes()).map_err(|source| MountError::Path {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,93 @@
+//! `--mount` of RUN, from what the Dockerfile says to what the step gets: defaults filled in, paths absolute.
+
+use super::evaluate::clean;
+use crate::dockerfile::mount::{Mount, MountKind, MountOrigin, MountPermissions};
+use crate::dockerfile::{ParseError, Span};
+use crate::graph::{self, CacheMount, CopyFrom, Origin, Permissions, SecretMount};
+
+/// Where a secret is seen if nothing else is said.
+const SECRETS: &str = "/run/secrets";
+
+/// Plans one mount of a step in `workdir`. `from` finds what `from=` names; `None` is the build context.
+pub(super) fn plan(
+    mount: Mount,
+    workdir: &str,
+    span: Span,
+    from: &dyn Fn(Option<&String>) -> Result<CopyFrom, ParseError>,
+) -> Result<graph::Mount, ParseError> {
+    let origin = |origin: &MountOrigin| {
+        Ok(Origin {
+            from: from(origin.from.as_ref())?,
+            source: origin.source.clone(),
+        })
+    };
+    let given = mount.target.is_some();
+    let target = absolute(mount.target.as_deref().unwrap_or_default(), workdir);
+    let (target, kind) = match mount.kind {
+        MountKind::Bind { origin: at, writable } => {
+            let origin = origin(&at)?;
+            (Some(target), graph::MountKind::Bind { origin, writable })
+        }
+        MountKind::Cache {
+            id,
+            seed,
+            sharing,
+            permissions,
+            writable,
+        } => {
+            let kind = graph::MountKind::Cache(CacheMount {
+                id: id.unwrap_or_else(|| target.clone()),
+                seed: seed.as_ref().map(origin).transpose()?,
+                sharing,
+                permissions: owned(permissions, 0o755),
+                writable,
+            });
+            (Some(target), kind)
+        }
+        MountKind::Tmpfs { size } => (Some(target), graph::MountKind::Tmpfs { size }),
+        MountKind::Secret {
+            id,
+            env,
+            required,
+            permissions,
+        } => {
+            let target = match (given, &env) {
+                (true, _) => Some(target),
+                (false, Some(_)) => None,
+                (false, None) => {
+                    let name = id.rsplit('/').find(|name| !name.is_empty());
+                    Some(clean(&format!("{SECRETS}/{}", name.unwrap_or_default())))
+                }
+            };
+            let kind = graph::MountKind::Secret(SecretMount {
+                id,
+                env,
+                required,
+                permissions: owned(permissions, 0o400),
+            });
+            (target, kind)
+        }
+    };
+    match (target.as_deref(), given) {
+        (Some("/"), false) => Err(ParseError::new(span, "--mount: the target is missing")
+            .with_hint("add target=PATH: where the step is to see it")),
+        (Some("/"), true) => Err(ParseError::new(span, "--mount: invalid target \"/\"")
+            .with_hint("a mount can't replace the root")),
+        _ => Ok(graph::Mount { target, kind }),
+    }
+}
+
+fn absolute(path: &str, workdir: &str) -> String {
+    match path.starts_with('/') {
+        true => clean(path),
+        false => clean(&format!("{workdir}/{path}")),
+    }
+}
+
+fn owned(permissions: MountPermissions, mode: u32) -> Permissions {
+    Permissions {
+        uid: permissions.uid.unwrap_or(0),
+        gid: permissions.gid.unwrap_or(0),
+        mode: permissions.mode.unwrap_or(mode),
+    }
+}

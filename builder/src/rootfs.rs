@@ -1,0 +1,138 @@
+//! A writable root filesystem for one step or one container: layers, an upper of its own, and a mount while a
+//! command runs on it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mica_fs::digest::DiffId;
+use mica_fs::layer::Layer;
+use mica_fs::layer::writer::{LayerWriter, WriteError};
+use mica_fs::mount::{self, MountError, MountOptions, Mounted, Permissions};
+use mica_fs::overlay::{self, Options, Overlay, Upper, Virtual};
+use mica_fs::snapshot::{self, PackError};
+use mica_fs::store::{Lease, Store, StoreError, WorkDir};
+
+/// Why a root filesystem cannot be made, mounted or committed.
+#[derive(Debug, thiserror::Error)]
+pub enum RootfsError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The overlay cannot be set up.
+    #[error("cannot set up the overlay")]
+    Overlay(#[from] overlay::Error),
+    /// A directory of its own cannot be made.
+    #[error("cannot make {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The changes cannot be written as a layer.
+    #[error("cannot write the new layer")]
+    Pack(#[from] PackError),
+    /// The layer cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// A root filesystem. Dropping it unmounts and throws the changes away.
+pub struct Rootfs<'a> {
+    store: &'a Store,
+    // Unmounted before the directories are removed, which lie below.
+    mounted: Option<Mounted>,
+    overlay: Arc<Overlay>,
+    work: WorkDir,
+    _lease: Lease,
+}
+
+impl<'a> Rootfs<'a> {
+    /// Prepares a root filesystem of `layers` (bottom first) in which nothing is changed yet. `virtuals` are
+    /// visible in it, and never part of a layer.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if a layer is missing or the upper cannot be made.
+    pub fn prepare(store: &'a Store, layers: &[DiffId], virtuals: Vec<Virtual>) -> Result<Self, RootfsError> {
+        let lease = store.lease(layers)?;
+        let opened = layers
+            .iter()
+            .map(|id| store.layer(id))
+            .collect::<Result<Vec<_>, _>>()?;
+        let work = store.work_dir()?;
+        let upper = directory(work.path().join("upper"))?;
+        let options = Options {
+            record: false,
+            virtuals,
+        };
+        let overlay = Overlay::writable(opened, Upper::scratch(&upper), options)?;
+        Ok(Self {
+            store,
+            mounted: None,
+            overlay: Arc::new(overlay),
+            work,
+            _lease: lease,
+        })
+    }
+
+    /// The filesystem as an object.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Mounts it in this process's mount namespace and returns where.
+    ///
+    /// # Errors
+    /// [`RootfsError::Mount`].
+    pub fn mount(&mut self) -> Result<PathBuf, RootfsError> {
+        let place = directory(self.work.path().join("root"))?;
+        let options = MountOptions {
+            writable: true,
+            traced: false,
+            permissions: Permissions::Kernel,
+            allow_other: true,
+            owner: None,
+            // Real root's steps have CAP_MKNOD: what they make must not reach the host's devices. In a user
+            // namespace the kernel sees to that.
+            no_dev: true,
+            no_suid: false,
+            name: "mica".to_owned(),
+        };
+        self.mounted = Some(mount::kernel(self.overlay.clone(), &place, &options)?);
+        Ok(place)
+    }
+
+    /// Unmounts, and returns when the kernel has written back everything that was written.
+    ///
+    /// # Errors
+    /// [`RootfsError::Mount`].
+    pub fn unmount(&mut self) -> Result<(), RootfsError> {
+        match self.mounted.take() {
+            Some(mounted) => Ok(mounted.unmount()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a layer of what was changed, and puts it into the store.
+    ///
+    /// # Errors
+    /// [`RootfsError`]; the store is then as it was.
+    pub fn commit(mut self) -> Result<Arc<Layer>, RootfsError> {
+        self.unmount()?;
+        let work = self.store.work_dir()?;
+        let mut writer = LayerWriter::new(work.path())?;
+        snapshot::pack(&self.overlay, &mut writer)?;
+        let written = writer.finish()?;
+        Ok(self.store.publish_layer(work, &written)?)
+    }
+}
+
+fn directory(path: PathBuf) -> Result<PathBuf, RootfsError> {
+    match std::fs::create_dir(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(RootfsError::Directory { path, source }),
+    }
+}

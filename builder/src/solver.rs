@@ -1,0 +1,549 @@
+//! Executes a build graph: asks the cache for each step, executes the rest. Stages that do not need each other
+//! go side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use mica_fs::digest::DiffId;
+use mica_fs::overlay::Owner;
+use mica_fs::path::{ImagePath, InvalidPath};
+use mica_fs::store::{Store, StoreError};
+use serde_json::{Value, json};
+
+use crate::cache::{self, Key};
+use crate::context::Context;
+use crate::dockerfile::Span;
+use crate::event::{Event, Listener, Outcome, Planned, StepNumber};
+use crate::graph::{self, Base, Copy, Graph, Op, Run, StageId, Step};
+use crate::ignore::Ignore;
+use crate::image::History;
+use crate::op::copy::{Archives, CopyError, Placement, Sources};
+use crate::op::identity::{Accounts, IdentityError};
+use crate::op::mount::{self, Means, MountError, Ready, Resolved};
+use crate::op::run::RunError;
+use crate::op::{copy, run};
+use crate::origin::Part;
+use crate::rootfs::{Rootfs, RootfsError};
+use crate::sandbox::{BUILD_HOSTNAME, Exit, Secret, Signaller};
+
+mod origins;
+
+/// Whether earlier results may be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CachePolicy {
+    /// Take them.
+    #[default]
+    Use,
+    /// Execute every step, and record the results (`--no-cache`).
+    Refresh,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The command ran and failed.
+    #[error("{}", failure(command, *exit))]
+    Command {
+        /// The command as the history shows it.
+        command: String,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The command could not be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// What the command was to see could not be made.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A directory that the command line does not name.
+    #[error("there is no build context {0:?}")]
+    NoContext(String),
+    /// Files could not be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// An owner that the image does not know.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A bad `--exclude` pattern.
+    #[error("--exclude: {0}")]
+    Exclude(String),
+    /// The root filesystem.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A path that Linux does not have.
+    #[error("{path:?}: {source}")]
+    Path {
+        /// As written.
+        path: String,
+        /// What is wrong.
+        source: InvalidPath,
+    },
+    /// The build was stopped.
+    #[error("the build was stopped")]
+    Stopped,
+}
+
+fn failure(command: &str, exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => {
+            format!("process {command:?} did not complete successfully: exit code: {code}")
+        }
+        Exit::Signal(signal) => format!("process {command:?} was killed by signal {signal}"),
+    }
+}
+
+/// A failed build: which step, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct BuildError {
+    /// The instruction.
+    pub text: String,
+    /// Its place in the Dockerfile.
+    pub span: Span,
+    /// Why.
+    #[source]
+    pub source: Box<StepError>,
+}
+
+/// The means to stop a build from another thread.
+#[derive(Default)]
+pub struct Stop {
+    state: Mutex<StopState>,
+}
+
+#[derive(Default)]
+struct StopState {
+    stopped: bool,
+    running: BTreeMap<usize, Signaller>,
+    next: usize,
+}
+
+impl Stop {
+    /// Stops the build: kills the commands that run, and begins no more steps.
+    pub fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        state
+            .running
+            .values()
+            .for_each(|signaller| signaller.signal(libc::SIGKILL));
+    }
+
+    fn is_stopped(&self) -> bool {
+        lock(&self.state).stopped
+    }
+
+    /// Registers a running command; it is killed at once if the build has been stopped.
+    fn register(&self, signaller: Signaller) -> usize {
+        let mut state = lock(&self.state);
+        if state.stopped {
+            signaller.signal(libc::SIGKILL);
+        }
+        let number = state.next;
+        state.next += 1;
+        state.running.insert(number, signaller);
+        number
+    }
+
+    fn unregister(&self, number: usize) {
+        lock(&self.state).running.remove(&number);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a stage gave.
+#[derive(Clone, Debug, Default)]
+pub struct Built {
+    /// Its layers, bottom first.
+    pub layers: Vec<DiffId>,
+    /// The history, base image included.
+    pub history: Vec<History>,
+    /// When its latest step was executed (RFC 3339).
+    pub created: Option<String>,
+}
+
+/// Where in a build a step is: on top of what, and whether the cache is asked.
+#[derive(Clone, Copy)]
+struct At<'b> {
+    built: &'b Built,
+    policy: CachePolicy,
+}
+
+/// Everything a build is executed with.
+pub struct Solver<'a> {
+    /// Where layers and cache records lie.
+    pub store: &'a Store,
+    /// The build context.
+    pub context: &'a Context,
+    /// The directories that the command line gave names (`--build-context`).
+    pub contexts: &'a BTreeMap<String, Context>,
+    /// The secrets that it gave (`--secret`).
+    pub secrets: &'a BTreeMap<String, Secret>,
+    /// Whether the cache is asked.
+    pub policy: CachePolicy,
+    /// Hears of everything.
+    pub listener: Listener<'a>,
+    /// Stops the build.
+    pub stop: &'a Stop,
+}
+
+impl Solver<'_> {
+    /// Executes what the target of `graph` needs.
+    ///
+    /// # Errors
+    /// The first step that failed. The results of the steps before it stay in the cache.
+    pub fn solve(&self, graph: &Graph) -> Result<Built, BuildError> {
+        let needed = graph.needed();
+        let numbers = self.announce(graph, &needed);
+        let progress = Progress::default();
+        thread::scope(|scope| {
+            for &id in &needed {
+                let (progress, numbers) = (&progress, &numbers);
+                scope.spawn(move || {
+                    let first = numbers.get(&id).copied().unwrap_or_default();
+                    let result = self.stage(graph, id, first, progress);
+                    if result.is_err() {
+                        self.stop.stop();
+                    }
+                    progress.finish(id, result);
+                });
+            }
+        });
+        progress.result(graph.target)
+    }
+
+    /// Tells the listener what is to come; returns the number of each stage's first step.
+    fn announce(&self, graph: &Graph, needed: &BTreeSet<StageId>) -> BTreeMap<StageId, usize> {
+        let mut plan = Vec::new();
+        let mut first = BTreeMap::new();
+        for &id in needed {
+            let stage = graph.stage(id);
+            first.insert(id, plan.len());
+            let from = (&stage.text, stage.span);
+            let steps = stage.steps.iter().map(|step| (&step.text, step.span));
+            for (position, (text, span)) in std::iter::once(from).chain(steps).enumerate() {
+                plan.push(Planned {
+                    number: StepNumber(plan.len()),
+                    stage: (graph.stages.len() > 1).then(|| stage.name.clone()),
+                    position: position + 1,
+                    total: stage.steps.len() + 1,
+                    text: text.clone(),
+                    line: span.start.line,
+                });
+            }
+        }
+        (self.listener)(Event::Plan(plan));
+        first
+    }
+
+    fn stage(
+        &self,
+        graph: &Graph,
+        id: StageId,
+        first: usize,
+        progress: &Progress,
+    ) -> Result<Built, BuildError> {
+        let stage = graph.stage(id);
+        let from = Step {
+            text: stage.text.clone(),
+            span: stage.span,
+            history: None,
+            op: Op::Configure,
+        };
+        let mut built = self.observed(StepNumber(first), &from, || {
+            let base = match &stage.base {
+                Base::Scratch => Built::default(),
+                Base::Image(image) => Built {
+                    layers: image.layers().to_vec(),
+                    history: image.config.history.clone(),
+                    created: image.config.created.clone(),
+                },
+                Base::Stage(base) => progress.wait(*base)?,
+                Base::Named(name) => return self.named_base(name),
+            };
+            // Like Docker of a base that is at hand: nothing was done for it.
+            Ok((base, Outcome::Cached))
+        })?;
+        let policy = match stage.refresh {
+            true => CachePolicy::Refresh,
+            false => self.policy,
+        };
+        for (offset, step) in stage.steps.iter().enumerate() {
+            let number = StepNumber(first + 1 + offset);
+            let at = At {
+                built: &built,
+                policy,
+            };
+            let record = self.observed(number, step, || self.step(number, step, at, progress))?;
+            built.layers.extend(record.layer);
+            if let Some(text) = &step.history {
+                built.history.push(History {
+                    created: Some(record.created.clone()),
+                    created_by: Some(text.clone()),
+                    comment: Some("buildkit.dockerfile.v0".to_owned()),
+                    empty_layer: record.layer.is_none(),
+                    ..History::default()
+                });
+            }
+            built.created = built.created.max(Some(record.created));
+        }
+        Ok(built)
+    }
+
+    /// Does a step's work between its two events.
+    fn observed<T>(
+        &self,
+        number: StepNumber,
+        step: &Step,
+        work: impl FnOnce() -> Result<(T, Outcome), StepError>,
+    ) -> Result<T, BuildError> {
+        let begin = Instant::now();
+        (self.listener)(Event::Started(number));
+        let result = match self.stop.is_stopped() {
+            true => Err(StepError::Stopped),
+            false => work(),
+        };
+        let outcome = result.as_ref().map_or(Outcome::Failed, |(_, outcome)| *outcome);
+        (self.listener)(Event::Finished(number, outcome, begin.elapsed()));
+        result.map(|(value, _)| value).map_err(|source| BuildError {
+            text: step.text.clone(),
+            span: step.span,
+            source: Box::new(source),
+        })
+    }
+
+    fn step(
+        &self,
+        number: StepNumber,
+        step: &Step,
+        at: At<'_>,
+        progress: &Progress,
+    ) -> Result<(cache::Record, Outcome), StepError> {
+        let built = at.built;
+        match &step.op {
+            Op::Configure => self.cached(at, "configure", json!([step.text, step.history]), || Ok(None)),
+            Op::WorkingDirectory { path, user } => self.cached(at, "workdir", json!([path, user]), || {
+                let rootfs = Rootfs::prepare(self.store, &built.layers, Vec::new())?;
+                let identity = Accounts::of(rootfs.overlay()).identity(user)?;
+                let owner = Owner {
+                    uid: identity.uid,
+                    gid: identity.gid,
+                };
+                copy::make_directory(rootfs.overlay(), &image_path(path)?.to_string(), owner)?;
+                Ok(Some(rootfs.commit()?.diff_id()))
+            }),
+            Op::Run(run) => {
+                let mounts = self.resolve_mounts(run, progress)?;
+                self.cached(at, "run", run::inputs(run, mount::inputs(&mounts)), || {
+                    self.run(number, run, &mounts, built).map(Some)
+                })
+            }
+            Op::Copy(copy) => self.copy(copy, at, progress),
+        }
+    }
+
+    /// Takes the record of an equal step, or executes this one and records it.
+    fn cached(
+        &self,
+        at: At<'_>,
+        kind: &str,
+        inputs: Value,
+        execute: impl FnOnce() -> Result<Option<DiffId>, StepError>,
+    ) -> Result<(cache::Record, Outcome), StepError> {
+        let key = Key::new(&at.built.layers, kind, inputs);
+        if at.policy == CachePolicy::Use
+            && let Some(record) = cache::find(self.store, &key)?
+        {
+            return Ok((record, Outcome::Cached));
+        }
+        let layer = execute()?;
+        let created = jiff::Timestamp::now().to_string();
+        Ok((cache::keep(self.store, &key, layer, created)?, Outcome::Done))
+    }
+
+    /// Finds the files that the mounts of a step show.
+    fn resolve_mounts<'r>(
+        &'r self,
+        run: &'r Run,
+        progress: &Progress,
+    ) -> Result<Vec<Resolved<'r>>, StepError> {
+        let find = |origin: &graph::Origin| -> Result<Part<'r>, StepError> {
+            Ok(Part::find(self.origin(&origin.from, progress)?, &origin.source)?)
+        };
+        let resolve = |mount| Resolved::new(mount, find);
+        run.mounts.iter().map(resolve).collect()
+    }
+
+    fn run(
+        &self,
+        number: StepNumber,
+        run: &Run,
+        mounts: &[Resolved<'_>],
+        built: &Built,
+    ) -> Result<DiffId, StepError> {
+        let means = Means {
+            store: self.store,
+            secrets: self.secrets,
+            stopped: &|| self.stop.is_stopped(),
+        };
+        let mounts = match Ready::make(mounts, &means) {
+            // It may have waited for a cache that a stopped step held.
+            Err(_) if self.stop.is_stopped() => return Err(StepError::Stopped),
+            made => made?,
+        };
+        let mut virtuals = run::virtuals(run::sandbox_network(run.network), BUILD_HOSTNAME, &run.hosts);
+        virtuals.extend(mounts.virtuals.iter().cloned());
+        let mut rootfs = Rootfs::prepare(self.store, &built.layers, virtuals)?;
+        run::make_mount_points(&rootfs)?;
+        let registered = Mutex::new(None);
+        let result = run::execute(
+            run,
+            &mounts,
+            &mut rootfs,
+            &|signaller| *lock(&registered) = Some(self.stop.register(signaller)),
+            &|stream, piece| (self.listener)(Event::Output(number, stream, piece.to_vec())),
+        );
+        if let Some(number) = *lock(&registered) {
+            self.stop.unregister(number);
+        }
+        let exit = result?;
+        if self.stop.is_stopped() {
+            return Err(StepError::Stopped);
+        }
+        if !exit.success() {
+            return Err(StepError::Command {
+                command: run.args.join(" "),
+                exit,
+            });
+        }
+        Ok(rootfs.commit()?.diff_id())
+    }
+
+    fn copy(
+        &self,
+        copy: &Copy,
+        at: At<'_>,
+        progress: &Progress,
+    ) -> Result<(cache::Record, Outcome), StepError> {
+        let built = at.built;
+        let origin = self.origin(&copy.from, progress)?;
+        let exclude = Ignore::from_patterns(copy.exclude.iter().map(String::as_str))
+            .map_err(|e| StepError::Exclude(e.to_string()))?;
+        let find = match copy.parents {
+            true => Sources::with_parents,
+            false => Sources::find,
+        };
+        let sources = find(origin.tree(), &copy.sources, &exclude, origin.place())?;
+        let inputs = json!({
+            "sources": sources.digest().map_err(CopyError::from)?,
+            "files": copy.files,
+            "destination": copy.destination,
+            "chown": copy.chown,
+            "chmod": copy.chmod,
+            "unpack": copy.unpack,
+            "link": copy.link,
+            "parents": copy.parents,
+        });
+        self.cached(at, "copy", inputs, || {
+            let below = if copy.link { &[][..] } else { &built.layers };
+            let rootfs = Rootfs::prepare(self.store, below, Vec::new())?;
+            let placement = self.placement(copy, built)?;
+            sources.place(rootfs.overlay(), &placement)?;
+            for (name, content) in &copy.files {
+                copy::place_bytes(
+                    rootfs.overlay(),
+                    &placement,
+                    name.as_bytes(),
+                    content.clone().into_bytes(),
+                )?;
+            }
+            Ok(Some(rootfs.commit()?.diff_id()))
+        })
+    }
+
+    fn placement(&self, copy: &Copy, built: &Built) -> Result<Placement, StepError> {
+        let owner = match &copy.chown {
+            None => None,
+            Some(text) => {
+                // Names are those of the stage, also for a layer that is made apart from it (--link).
+                let rootfs = Rootfs::prepare(self.store, &built.layers, Vec::new())?;
+                Some(Accounts::of(rootfs.overlay()).owner(text)?)
+            }
+        };
+        let spelled_as_directory =
+            |text: &str| text.ends_with('/') || matches!(text.rsplit('/').next(), Some("." | ".."));
+        Ok(Placement {
+            destination: image_path(&copy.destination)?,
+            into_directory: spelled_as_directory(&copy.destination),
+            owner,
+            chmod: copy.chmod.clone(),
+            archives: if copy.unpack {
+                Archives::Unpack
+            } else {
+                Archives::Keep
+            },
+        })
+    }
+}
+
+fn image_path(path: &str) -> Result<ImagePath, StepError> {
+    ImagePath::clean(path.as_bytes()).map_err(|source| StepError::Path {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Which stages have ended, and how.
+#[derive(Default)]
+struct Progress {
+    ended: Mutex<BTreeMap<StageId, Option<Built>>>,
+    failure: Mutex<Option<BuildError>>,
+    changed: Condvar,
+}
+
+impl Progress {
+    fn finish(&self, id: StageId, result: Result<Built, BuildError>) {
+        let built = match result {
+            Ok(built) => Some(built),
+            Err(error) => {
+                let mut failure = lock(&self.failure);
+                // A stage that was only stopped is not what went wrong.
+                let stopped = |e: &BuildError| matches!(*e.source, StepError::Stopped);
+                if failure.as_ref().is_none_or(stopped) {
+                    *failure = Some(error);
+                }
+                None
+            }
+        };
+        lock(&self.ended).insert(id, built);
+        self.changed.notify_all();
+    }
+
+    /// Waits for a stage that another thread executes.
+    fn wait(&self, id: StageId) -> Result<Built, StepError> {
+        let mut ended = lock(&self.ended);
+        loop {
+            if let Some(result) = ended.get(&id) {
+                return result.clone().ok_or(StepError::Stopped);
+            }
+            ended = self.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn result(self, target: StageId) -> Result<Built, BuildError> {
+        if let Some(error) = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        let mut ended = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Without a failure every needed stage has ended well, the target among them.
+        Ok(ended.remove(&target).flatten().unwrap_or_default())
+    }
+}

@@ -1,0 +1,76 @@
+//! Where the steps of a build take files from: contexts, stages and images.
+
+use mica_fs::digest::DiffId;
+use mica_fs::path::ImagePath;
+use serde_json::json;
+
+use super::{At, Built, Progress, Solver, StepError};
+use crate::context::Context;
+use crate::event::Outcome;
+use crate::graph::CopyFrom;
+use crate::ignore::Ignore;
+use crate::op::copy::{Archives, CopyError, Placement, Sources};
+use crate::origin::Origin;
+use crate::rootfs::Rootfs;
+use crate::tree::ImageTree;
+
+impl Solver<'_> {
+    /// Opens what a COPY or a mount takes its files from; waits for a stage that is not yet built.
+    pub(super) fn origin(&self, from: &CopyFrom, progress: &Progress) -> Result<Origin<'_>, StepError> {
+        Ok(match from {
+            CopyFrom::Context => Origin::directory(self.context, "the build context"),
+            CopyFrom::Named(name) => {
+                Origin::directory(self.named(name)?, format!("the build context {name}"))
+            }
+            CopyFrom::Stage(id) => {
+                let layers = progress.wait(*id)?.layers;
+                Origin::layers(self.image_tree(&layers)?, layers, "the stage it comes from")
+            }
+            CopyFrom::Image { name, layers } => {
+                let place = format!("the image {name}");
+                Origin::layers(self.image_tree(layers)?, layers.clone(), place)
+            }
+        })
+    }
+
+    fn named(&self, name: &str) -> Result<&Context, StepError> {
+        let named = self.contexts.get(name);
+        named.ok_or_else(|| StepError::NoContext(name.to_owned()))
+    }
+
+    /// What a FROM of a directory stands on: one layer of its files.
+    pub(super) fn named_base(&self, name: &str) -> Result<(Built, Outcome), StepError> {
+        let exclude = Ignore::default();
+        let sources = Sources::one(self.named(name)?, "/", &exclude, name)?;
+        let inputs = json!({ "sources": sources.digest().map_err(CopyError::from)? });
+        let at = At {
+            built: &Built::default(),
+            policy: self.policy,
+        };
+        let (record, outcome) = self.cached(at, "context", inputs, || {
+            let rootfs = Rootfs::prepare(self.store, &[], Vec::new())?;
+            let placement = Placement {
+                destination: ImagePath::root(),
+                into_directory: true,
+                owner: None,
+                chmod: None,
+                archives: Archives::Keep,
+            };
+            sources.place(rootfs.overlay(), &placement)?;
+            Ok(Some(rootfs.commit()?.diff_id()))
+        })?;
+        let built = Built {
+            layers: record.layer.into_iter().collect(),
+            ..Built::default()
+        };
+        Ok((built, outcome))
+    }
+
+    fn image_tree(&self, layers: &[DiffId]) -> Result<ImageTree, StepError> {
+        let layers = layers
+            .iter()
+            .map(|id| self.store.layer(id))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(ImageTree::new(layers))
+    }
+}
