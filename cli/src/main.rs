@@ -1,3 +1,53 @@
 //! The command `mica`.
+//!
+//! Arguments come in through [`args`], each command is a file of [`commands`], and whatever goes wrong leaves
+//! through [`diagnostic`]. What a command found out goes to stdout, everything else to stderr.
 
-fn main() {}
+use std::env;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use mica_builder::sandbox::{INIT_ARG, init_main};
+
+mod args;
+mod commands;
+mod config;
+mod diagnostic;
+mod location;
+mod output;
+mod progress;
+mod render;
+mod signals;
+
+use args::Cli;
+use config::Context;
+
+fn main() -> ExitCode {
+    // A build step's first processes are this program again. They must not have begun anything else.
+    if env::args_os().nth(1).is_some_and(|arg| arg == INIT_ARG) {
+        init_main();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return diagnostic::usage(&error),
+    };
+    let failure = cli.command.failure_code();
+    match run(cli) {
+        Ok(code) => signals::exit_status().map_or(code, ExitCode::from),
+        Err(error) if diagnostic::is_stdout_closed(&error) => diagnostic::BROKEN_PIPE.into(),
+        Err(error) => {
+            diagnostic::report(&error);
+            signals::exit_status()
+                .or(diagnostic::exit_code(&error))
+                .unwrap_or(failure)
+                .into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    diagnostic::choose_color(cli.global.color);
+    diagnostic::start_log(cli.global.log_level()?)?;
+    let context = Context::new(&cli.global)?;
+    cli.command.run(&context)
+}

@@ -1,0 +1,177 @@
+//! The command line: the global options and the list of the commands. Each command's own options stand beside
+//! its code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{
+    build, cat, cp, df, diff, doctor, fsck, history, images, import, inspect, load, ls, mount, mounts, prune,
+    rmi, run, save, tag, umount, version,
+};
+use crate::config::Context;
+
+/// Container images as filesystems: build, mount and inspect without root or a daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mica",
+    version,
+    max_term_width = 110,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = "`mica COMMAND --help` says more about a command, with examples.\n\
+                  `mica doctor` says what this machine lacks, and how to mend it."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The options that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where images, layers and the build cache lie
+    /// [default: $XDG_DATA_HOME/mica, or /var/lib/mica for root]
+    #[arg(
+        long,
+        global = true,
+        env = "MICA_ROOT",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub root: Option<PathBuf>,
+
+    /// Log what mica does, to stderr (the same as --log-level debug)
+    #[arg(long, short = 'D', global = true)]
+    pub debug: bool,
+
+    /// Log from this level on: error, warn, info, debug or trace, also by part ("mica_fs=debug") [default: warn]
+    #[arg(
+        long,
+        global = true,
+        env = "MICA_LOG",
+        hide_env_values = true,
+        value_name = "LEVEL"
+    )]
+    pub log_level: Option<String>,
+
+    /// When to use colours; NO_COLOR in the environment is honoured
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+}
+
+impl Global {
+    /// The log filter that the options ask for.
+    ///
+    /// # Errors
+    /// A text that is no log filter.
+    pub fn log_level(&self) -> anyhow::Result<tracing_subscriber::EnvFilter> {
+        let text = match (&self.log_level, self.debug) {
+            (Some(text), _) => text.as_str(),
+            (None, true) => "debug",
+            (None, false) => "warn",
+        };
+        tracing_subscriber::EnvFilter::try_new(text)
+            .map_err(|error| crate::diagnostic::usage_error(format!("{text:?} is not a log level: {error}")))
+    }
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Build(build::Args),
+    Run(run::Args),
+    Images(images::Args),
+    History(history::Args),
+    Inspect(inspect::Args),
+    Tag(tag::Args),
+    Rmi(rmi::Args),
+    Load(load::Args),
+    Save(save::Args),
+    Import(import::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Mounts(mounts::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Cp(cp::Args),
+    Diff(diff::Args),
+    Prune(prune::Args),
+    Df(df::Args),
+    Fsck(fsck::Args),
+    Doctor(doctor::Args),
+    Version(version::Args),
+    #[command(name = mount::serve::COMMAND, hide = true)]
+    ServeMount(mount::serve::Args),
+    /// Wait for the end of a mount's server
+    #[command(name = mount::watch::COMMAND, hide = true)]
+    WatchMount,
+}
+
+impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Whatever made it fail, for [`crate::diagnostic::report`].
+    pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Build(args) => build::run(args, context),
+            Self::Run(args) => run::run(args, context),
+            Self::Images(args) => images::run(args, context),
+            Self::History(args) => history::run(args, context),
+            Self::Inspect(args) => inspect::run(args, context),
+            Self::Tag(args) => tag::run(args, context),
+            Self::Rmi(args) => rmi::run(args, context),
+            Self::Load(args) => load::run(args, context),
+            Self::Save(args) => save::run(args, context),
+            Self::Import(args) => import::run(args, context),
+            Self::Mount(args) => mount::run(args, context),
+            Self::Umount(args) => umount::run(args, context),
+            Self::Mounts(args) => mounts::run(args, context),
+            Self::Ls(args) => ls::run(args, context),
+            Self::Cat(args) => cat::run(args, context),
+            Self::Cp(args) => cp::run(args, context),
+            Self::Diff(args) => diff::run(args, context),
+            Self::Prune(args) => prune::run(args, context),
+            Self::Df(args) => df::run(args, context),
+            Self::Fsck(args) => fsck::run(args, context),
+            Self::Doctor(args) => doctor::run(args, context),
+            Self::Version(args) => version::run(args, context),
+            Self::ServeMount(args) => mount::serve::run(args, context),
+            Self::WatchMount => mount::watch::run(),
+        }
+    }
+
+    /// The exit status when the command itself fails.
+    pub fn failure_code(&self) -> u8 {
+        match self {
+            // What the command itself exits with goes up to 124 and from 126 on: see docker-run(1).
+            Self::Run(_) => 125,
+            _ => 1,
+        }
+    }
+}
+
+/// How to write what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// JSON, one object a line
+    Json,
+}

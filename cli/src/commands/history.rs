@@ -1,0 +1,155 @@
+//! `mica history`.
+
+use std::process::ExitCode;
+
+use mica_builder::image::Image;
+use mica_fs::store::Store;
+
+use crate::args::Format;
+use crate::config::Context;
+use crate::render::{self, Created, Table};
+
+/// How much of an instruction the table shows, in characters.
+const CREATED_BY_WIDTH: usize = 45;
+
+/// Show how an image came about
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mica history app
+  mica history --no-trunc app
+  mica history --format json app")]
+pub struct Args {
+    /// The image: a name, or an ID or its first digits
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Show instructions and IDs in full
+    #[arg(long)]
+    no_trunc: bool,
+    /// Show only IDs
+    #[arg(long, short)]
+    quiet: bool,
+    /// How to write it
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+/// One line: an instruction, and the size of its layer.
+struct Row {
+    /// The image, for the topmost line; the images between have no IDs.
+    id: String,
+    created: Option<String>,
+    created_by: String,
+    comment: String,
+    size: u64,
+}
+
+/// Lists the history, newest first.
+///
+/// # Errors
+/// If there is no such image, or the store cannot be read.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.store()?;
+    let image = Image::find(&store, &args.image)?;
+    let rows = rows(&store, &image, args.no_trunc)?;
+    let text: String = match (args.quiet, args.format) {
+        (true, _) => rows.iter().map(|row| format!("{}\n", row.id)).collect(),
+        (false, Format::Json) => rows.iter().map(|row| format!("{}\n", json(row))).collect(),
+        (false, Format::Table) => table(&rows, args.no_trunc),
+    };
+    context.print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(store: &Store, image: &Image, no_trunc: bool) -> anyhow::Result<Vec<Row>> {
+    let mut layers = image.layers().iter();
+    let mut rows = Vec::new();
+    let mut size = |has_layer: bool| -> anyhow::Result<u64> {
+        match layers.next().filter(|_| has_layer) {
+            Some(id) => Ok(store.layer(id)?.index().tar_size()),
+            None => Ok(0),
+        }
+    };
+    for entry in &image.config.history {
+        rows.push(Row {
+            id: "<missing>".to_owned(),
+            created: entry.created.clone(),
+            created_by: entry.created_by.clone().unwrap_or_default(),
+            comment: entry.comment.clone().unwrap_or_default(),
+            size: if entry.empty_layer { 0 } else { size(true)? },
+        });
+    }
+    // Some tools write layers without a history.
+    let told = image
+        .config
+        .history
+        .iter()
+        .filter(|entry| !entry.empty_layer)
+        .count();
+    for _ in told..image.layers().len() {
+        rows.push(Row {
+            id: "<missing>".to_owned(),
+            created: None,
+            created_by: String::new(),
+            comment: "no history".to_owned(),
+            size: size(true)?,
+        });
+    }
+    rows.reverse();
+    if let Some(first) = rows.first_mut() {
+        first.id = if no_trunc {
+            image.id().to_string()
+        } else {
+            image.id().short()
+        };
+    }
+    Ok(rows)
+}
+
+fn json(row: &Row) -> serde_json::Value {
+    serde_json::json!({
+        "ID": row.id,
+        "CreatedAt": row.created,
+        "CreatedSince": Created::parse(row.created.as_deref()).ago(),
+        "CreatedBy": row.created_by,
+        "Size": render::size(row.size),
+        "SizeBytes": row.size,
+        "Comment": row.comment,
+    })
+}
+
+fn table(rows: &[Row], no_trunc: bool) -> String {
+    let mut table = Table::new(["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
+    for row in rows {
+        table.row([
+            row.id.clone(),
+            Created::parse(row.created.as_deref()).ago(),
+            if no_trunc {
+                row.created_by.clone()
+            } else {
+                shorten(&row.created_by)
+            },
+            render::size(row.size),
+            row.comment.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(CREATED_BY_WIDTH) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(CREATED_BY_WIDTH - 1).chain(['…']).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_instructions_are_shortened() {
+        assert_eq!(shorten("short"), "short");
+        assert_eq!(shorten(&"é".repeat(45)), "é".repeat(45));
+        assert_eq!(shorten(&"é".repeat(46)), format!("{}…", "é".repeat(44)));
+    }
+}

@@ -1,0 +1,88 @@
+//! `mica inspect`.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use mica_builder::image::Image;
+use mica_builder::reference::Reference;
+use mica_fs::store::Store;
+use serde_json::{Value, json};
+
+use crate::args::Format;
+use crate::config::Context;
+
+/// Show all that is known of images, as JSON
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mica inspect app
+  mica inspect --format json app busybox    one object a line")]
+pub struct Args {
+    /// The images: names, or IDs or their first digits
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// An array for people (table), or one object a line (json)
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+/// Writes one JSON object for each image, with the fields of `docker image inspect`.
+///
+/// # Errors
+/// If an image is not there; those before it were shown.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.store()?;
+    let mut objects = Vec::new();
+    let mut failed = None;
+    for text in &args.images {
+        match Image::find(&store, text)
+            .map_err(Into::into)
+            .and_then(|image| describe(&store, &image))
+        {
+            Ok(object) => objects.push(object),
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    let text = match args.format {
+        Format::Table => format!("{}\n", serde_json::to_string_pretty(&objects)?),
+        Format::Json => objects.iter().map(|object| format!("{object}\n")).collect(),
+    };
+    context.print(&text)?;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn describe(store: &Store, image: &Image) -> anyhow::Result<Value> {
+    let records = store.images()?;
+    let names: Vec<Reference> = records
+        .iter()
+        .filter(|record| record.manifest == image.manifest_digest)
+        .flat_map(|record| &record.names)
+        .filter_map(|name| Reference::parse(name).ok())
+        .collect();
+    let digests: BTreeSet<String> = names
+        .iter()
+        .map(|name| format!("{}@{}", name.familiar_repository(), image.manifest_digest))
+        .collect();
+    let config = &image.config;
+    let last = config.history.last();
+    Ok(json!({
+        "Id": image.id(),
+        "RepoTags": names.iter().map(Reference::familiar).collect::<Vec<_>>(),
+        "RepoDigests": digests,
+        "Comment": last.and_then(|entry| entry.comment.clone()).unwrap_or_default(),
+        "Created": config.created,
+        "Author": config.author.clone().unwrap_or_default(),
+        "Config": config.config,
+        "Architecture": config.architecture,
+        "Variant": config.variant.clone().unwrap_or_default(),
+        "Os": config.os,
+        "Size": image.size(store)?,
+        "RootFS": { "Type": config.rootfs.kind, "Layers": config.rootfs.diff_ids },
+        "Descriptor": { "mediaType": image.manifest.media_type(), "digest": image.manifest_digest },
+    }))
+}

@@ -1,0 +1,213 @@
+//! `mica mount`: show an image as a directory.
+//!
+//! Two ways lead there. In the host's mount namespace a server process stays in the background ([`serve`]); with
+//! a command, the mount lives in a namespace of its own for as long as the command ([`namespace`]). In both a
+//! tiny watcher ([`watch`]) takes the mount away when its server is killed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use mica_builder::image::Image;
+use mica_fs::mount::{MountError, MountOptions, Permissions};
+use mica_fs::overlay::{Overlay, Upper};
+use mica_fs::store::{Lease, Store, WorkDir};
+
+use crate::config::Context;
+use crate::diagnostic::{hint, usage_error};
+
+mod namespace;
+pub mod record;
+pub mod serve;
+pub mod watch;
+
+/// Show an image as a directory
+///
+/// The image is mounted read-only, in the background, until `mica umount`. With a COMMAND it is mounted where
+/// only the command and its children see it, and unmounted when the command ends: this needs neither root nor
+/// fusermount3.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    mica mount debian:12 /mnt\n  \
+    mica mount --rw --upper trial debian:12 /mnt    keep what is changed, and find it again next time\n  \
+    mica mount debian:12 -- ls -l /proc/self/cwd/   run a command with the image at $MICA_MOUNT\n  \
+    mica mount debian:12                            the same with a shell")]
+pub struct Args {
+    #[command(flatten)]
+    what: What,
+
+    /// The directory to mount on; without it, a private temporary one for the command
+    directory: Option<PathBuf>,
+
+    /// Stay in the foreground and serve until unmounted or interrupted
+    #[arg(long, short = 'f', conflicts_with = "command")]
+    foreground: bool,
+
+    /// Run this, by default $SHELL, with the mount visible to it alone, at DIRECTORY and $MICA_MOUNT
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What to mount, and how.
+#[derive(Debug, Clone, clap::Args)]
+pub struct What {
+    /// Allow changes; they are thrown away at the end unless --upper keeps them
+    #[arg(long)]
+    rw: bool,
+
+    /// Keep the changes under this name, for the next mount of the same image with it
+    #[arg(long, value_name = "NAME", requires = "rw")]
+    upper: Option<String>,
+
+    /// Show only the lowest N layers
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+
+    /// Let device nodes of the image work
+    #[arg(long)]
+    dev: bool,
+
+    /// Let set-user-ID bits and file capabilities of the image work
+    #[arg(long)]
+    suid: bool,
+
+    /// Name, ID or digest of the image
+    image: String,
+}
+
+/// Mounts, in one of the three ways.
+///
+/// # Errors
+/// [`MountError`] with a hint, an unknown image, or what kept the server from starting.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    // clap does not tell `DIRECTORY --` from `DIRECTORY`.
+    let has_command = !args.command.is_empty() || std::env::args_os().any(|arg| arg == "--");
+    match args.directory {
+        None if args.foreground => Err(usage_error("--foreground needs a directory to mount on")),
+        directory if directory.is_none() || has_command => {
+            namespace::run(&args.what, directory, &args.command, context)
+        }
+        Some(directory) if args.foreground => serve::foreground(&args.what, &directory, context),
+        Some(directory) => serve::background(&args.what, &directory, context),
+        None => Err(usage_error("a directory to mount on is missing")),
+    }
+}
+
+/// An image opened as a filesystem, with what keeps its layers and its upper alive.
+struct Opened {
+    overlay: Arc<Overlay>,
+    image: Image,
+    _lease: Lease,
+    _scratch: Option<WorkDir>,
+}
+
+impl What {
+    /// Finds the image and makes an overlay of its layers.
+    fn open(&self, store: &Store) -> anyhow::Result<Opened> {
+        let image = find_image(store, &self.image)?;
+        let mut ids = image.layers().to_vec();
+        if let Some(lowest) = self.layers {
+            if lowest > ids.len() {
+                let message = format!("{} has only {} layers", self.image, ids.len());
+                return Err(usage_error(message));
+            }
+            ids.truncate(lowest);
+        }
+        let lease = store.lease(&ids)?;
+        let layers = ids
+            .iter()
+            .map(|id| store.layer(id))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut scratch = None;
+        let overlay = match (self.rw, &self.upper) {
+            (false, _) => Overlay::read_only(layers),
+            (true, None) => {
+                let work = scratch.insert(store.work_dir()?);
+                Overlay::writable(layers, Upper::scratch(work.path()), Default::default())?
+            }
+            (true, Some(name)) => {
+                let directory = named_upper(store, name)?;
+                Overlay::writable(layers, Upper::named(&directory), Default::default())
+                    .with_context(|| format!("cannot use the upper {name:?}"))?
+            }
+        };
+        Ok(Opened {
+            overlay: Arc::new(overlay),
+            image,
+            _lease: lease,
+            _scratch: scratch,
+        })
+    }
+
+    fn options(&self, permissions: Permissions) -> MountOptions {
+        MountOptions {
+            writable: self.rw,
+            traced: false,
+            permissions,
+            allow_other: permissions == Permissions::Kernel,
+            owner: None,
+            no_dev: !self.dev,
+            no_suid: !self.suid,
+            name: self.image.clone(),
+        }
+    }
+}
+
+fn find_image(store: &Store, text: &str) -> anyhow::Result<Image> {
+    Image::find(store, text).map_err(|error| match error.hint() {
+        Some(advice) => hint(error, advice),
+        None => error.into(),
+    })
+}
+
+/// The directory of a named upper, made if it is not there.
+fn named_upper(store: &Store, name: &str) -> anyhow::Result<PathBuf> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || name.starts_with('.') || name.len() > 128 || !name.chars().all(plain) {
+        return Err(usage_error(format!(
+            "{name:?} cannot name an upper: use letters, digits, '_', '-' and '.'"
+        )));
+    }
+    let directory = store.root().join("uppers").join(name);
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// Adds to a mount error what can be done about it.
+pub fn explain(error: MountError) -> anyhow::Error {
+    let advice = match &error {
+        MountError::NoFuse { .. } => {
+            "load the kernel module (`modprobe fuse`), or start the container with `--device /dev/fuse`"
+                .to_owned()
+        }
+        MountError::Device { .. }
+        | MountError::NotAllowed { .. }
+        | MountError::Session { .. }
+        | MountError::Helper { .. } => {
+            "`mica doctor` says what this machine lacks, and how to mend it".to_owned()
+        }
+        MountError::MountPoint { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            format!("make the directory first: mkdir -p {}", path.display())
+        }
+        MountError::AlreadyMounted { path } => {
+            format!(
+                "choose another directory, or `mica umount {}` first",
+                path.display()
+            )
+        }
+        MountError::NoHelper => {
+            "install fuse3 (apt-get install fuse3), or look at the image from a namespace of its \
+                                 own: mica mount IMAGE DIR -- COMMAND"
+                .to_owned()
+        }
+        MountError::Busy { path } => format!(
+            "leave the directory and close its files, or detach it at once: mica umount --lazy {}",
+            path.display()
+        ),
+        _ => return error.into(),
+    };
+    hint(error, advice)
+}

@@ -1,0 +1,201 @@
+//! A mount in the host's mount namespace and the process that serves it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use mica_fs::mount::{self, Means, MountError, Mounted, Permissions, Place};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::record::{self, Record};
+use super::{What, explain, watch};
+use crate::config::Context;
+
+/// The hidden command that is a server.
+pub const COMMAND: &str = "__serve-mount";
+
+/// What the background server says on its stdout when the mount answers.
+const READY: &[u8] = b"ready\n";
+
+/// Serve a mount in the background, for `mica mount`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    what: What,
+    /// The directory to mount on
+    directory: PathBuf,
+}
+
+/// Starts a server that goes on in the background; returns when the mount answers.
+///
+/// # Errors
+/// If the server cannot be started. What keeps it from mounting it says itself, on our stderr.
+pub fn background(what: &What, directory: &Path, context: &Context) -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(program);
+    command
+        .arg("--root")
+        .arg(context.root())
+        .arg(COMMAND)
+        .args(what.to_args());
+    let mut server = command
+        .arg("--")
+        .arg(&what.image)
+        .arg(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the server of the mount")?;
+    let mut said = Vec::new();
+    if let Some(stdout) = &mut server.stdout {
+        stdout.take(READY.len() as u64).read_to_end(&mut said)?;
+    }
+    if said == READY {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = server.wait()?;
+    anyhow::ensure!(
+        status.code().is_some(),
+        "the server of the mount ended with {status}"
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+impl What {
+    /// The options as arguments for another process.
+    fn to_args(&self) -> Vec<String> {
+        let mut args = Vec::new();
+        for (wanted, option) in [(self.rw, "--rw"), (self.dev, "--dev"), (self.suid, "--suid")] {
+            args.extend(wanted.then(|| option.to_owned()));
+        }
+        args.extend(self.upper.iter().map(|name| format!("--upper={name}")));
+        args.extend(self.layers.iter().map(|number| format!("--layers={number}")));
+        args
+    }
+}
+
+/// The background server's life.
+///
+/// # Errors
+/// What keeps it from mounting, or how the session failed.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    // A terminal that is closed shall not end it.
+    nix::unistd::setsid().context("cannot leave the session")?;
+    let directory = std::path::absolute(&args.directory)?;
+    std::env::set_current_dir("/")?;
+    let log = context
+        .root()
+        .join("mounts")
+        .join(format!("{}.log", std::process::id()));
+    let log_file = log.clone();
+    let result = serve(&args.what, &directory, context, move || go_quiet(&log_file));
+    record::remove_empty_log(&log);
+    result
+}
+
+/// Tells the starting process that the mount answers, and lets go of its streams.
+fn go_quiet(log: &Path) -> anyhow::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    nix::unistd::dup2_stderr(&log)?;
+    // If the process that started this one is gone, nobody wants the mount.
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(READY)
+        .and_then(|()| stdout.flush())
+        .context("nobody waits for this mount any more")?;
+    nix::unistd::dup2_stdout(&null)?;
+    Ok(())
+}
+
+/// Serves in this process until unmounted or interrupted.
+///
+/// # Errors
+/// What keeps it from mounting, or how the session failed.
+pub fn foreground(what: &What, directory: &Path, context: &Context) -> anyhow::Result<ExitCode> {
+    serve(what, directory, context, || Ok(()))
+}
+
+/// Mounts, calls `ready`, and serves until the mount is gone.
+fn serve(
+    what: &What,
+    directory: &Path,
+    context: &Context,
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    // Clean up behind dead servers first: one of them may still have the directory.
+    record::living(context)?;
+    let store = context.store()?;
+    let opened = what.open(&store)?;
+    let mounted = mount_as_allowed(what, &opened.overlay, directory).map_err(explain)?;
+    let place = mounted.place().clone();
+    let published = record::publish(
+        context,
+        &record_of(what, &opened.image.manifest_digest.to_string(), &place),
+    )?;
+    let _watched = watch::start(&place, Some(published.path()))?;
+    unmount_on_signal(&place)?;
+    ready()?;
+    let ended = mounted.wait();
+    if what.rw {
+        opened.overlay.save().context("cannot save what was changed")?;
+    }
+    ended?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As root by mount(2), with the kernel checking permissions for everybody; otherwise through fusermount3,
+/// for the user alone.
+fn mount_as_allowed(
+    what: &What,
+    overlay: &Arc<mica_fs::overlay::Overlay>,
+    directory: &Path,
+) -> Result<Mounted, MountError> {
+    match nix::unistd::geteuid().is_root() {
+        true => mount::kernel(overlay.clone(), directory, &what.options(Permissions::Kernel)),
+        false => mount::fusermount(overlay.clone(), directory, &what.options(Permissions::Owner)),
+    }
+}
+
+fn record_of(what: &What, manifest: &str, place: &Place) -> Record {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Record {
+        image: what.image.clone(),
+        manifest: manifest.to_owned(),
+        directory: place.directory().to_owned(),
+        device: place.device(),
+        helper: place.means() == Means::Helper,
+        writable: what.rw,
+        upper: what.upper.clone(),
+        pid: std::process::id(),
+        since: i64::try_from(since.as_secs()).unwrap_or_default(),
+    }
+}
+
+/// On SIGINT, SIGTERM and SIGHUP unmounts, lazily if the mount is in use: who uses it may finish. A second
+/// signal ends the process at once.
+fn unmount_on_signal(place: &Place) -> anyhow::Result<()> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
+    let place = place.clone();
+    std::thread::spawn(move || {
+        for (number, signal) in signals.forever().enumerate() {
+            if number > 0 {
+                let _ = place.detach();
+                std::process::exit(128 + signal);
+            }
+            let unmounted = match place.unmount() {
+                Err(MountError::Busy { .. }) => place.detach(),
+                result => result,
+            };
+            if let Err(error) = unmounted {
+                tracing::error!(%error, "cannot unmount");
+            }
+        }
+    });
+    Ok(())
+}

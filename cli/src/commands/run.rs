@@ -1,0 +1,264 @@
+//! `mica run`: a command in an image, in the foreground.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use mica_builder::graph::Network;
+use mica_builder::image::Image;
+use mica_builder::op::identity::Accounts;
+use mica_builder::op::run::{self, credentials, environment, virtual_node, working_directory};
+use mica_builder::rootfs::Rootfs;
+use mica_builder::sandbox::{Access, Mount, MountKind, Spec, Stdin, Stdio, terminal};
+use mica_fs::overlay::VirtualNode;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use crate::commands::build::{enter_sandbox, with_hint};
+use crate::config::Context;
+use crate::diagnostic::usage_error;
+
+/// Run a command in an image
+///
+/// The command sees the image's root filesystem, and may change it: the changes are thrown away when it ends.
+/// Its exit status becomes mica's; 125 means that mica failed, 126 that the command cannot be executed, 127 that
+/// it was not found.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    mica run --rm -it debian bash\n  \
+    mica run -e DEBUG=1 -v \"$PWD\":/src -w /src builder make\n  \
+    mica run --entrypoint cat app /etc/os-release")]
+pub struct Args {
+    /// Keep stdin open
+    #[arg(long, short)]
+    interactive: bool,
+
+    /// Give the command a terminal
+    #[arg(long, short)]
+    tty: bool,
+
+    /// Throw the changes away at the end (always so; accepted for habit's sake)
+    #[arg(long)]
+    rm: bool,
+
+    /// Set a variable; without =VALUE it is taken from the environment
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+
+    /// Show a directory or file of the host; with `:ro` at the end it cannot be changed
+    #[arg(long, short, value_name = "HOST:PATH[:ro]")]
+    volume: Vec<String>,
+
+    /// The working directory
+    #[arg(long, short, value_name = "DIR")]
+    workdir: Option<String>,
+
+    /// Whom to run as: USER or USER:GROUP, names of the image or numbers
+    #[arg(long, short, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+
+    /// The program to run in place of the image's entrypoint; empty for none
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+
+    /// The host name
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+
+    /// What the command can reach
+    #[arg(long, value_name = "MODE", default_value = "host")]
+    network: NetworkMode,
+
+    /// The image, and the command with its arguments [default: the image's own command]
+    // One list, so that what follows the image is the command's own, options and all.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "IMAGE [COMMAND [ARG]...]"
+    )]
+    words: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum NetworkMode {
+    /// The host's network
+    Host,
+    /// No network
+    None,
+}
+
+impl Args {
+    fn image(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let volumes = args
+        .volume
+        .iter()
+        .map(|text| Volume::parse(text))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    enter_sandbox()?;
+    let store = &*context.store()?;
+    let image = Image::find(store, args.image()).map_err(|e| with_hint(e.hint(), e))?;
+    let command = command(&args, &image)?;
+    let network = run::sandbox_network(match args.network {
+        NetworkMode::Host => Network::Host,
+        NetworkMode::None => Network::None,
+    });
+    let hostname = args.hostname.clone().unwrap_or_else(|| image.id().short());
+    let mut virtuals = run::virtuals(network, &hostname, &[]);
+    virtuals.extend(volumes.iter().filter_map(Volume::mount_point));
+    let mut rootfs = Rootfs::prepare(store, image.layers(), virtuals)?;
+
+    run::make_mount_points(&rootfs)?;
+    let settings = &image.config.config;
+    let user = args.user.as_ref().unwrap_or(&settings.user);
+    let identity = Accounts::of(rootfs.overlay()).identity(user)?;
+    let workdir = match (&args.workdir, settings.working_dir.as_str()) {
+        (Some(dir), _) => dir,
+        (None, "") => "/",
+        (None, dir) => dir,
+    };
+    let cwd = working_directory(&rootfs, workdir)?;
+    let mut spec = Spec::new(rootfs.mount()?, &command);
+    let env = environment(variables(&args, &image), &identity);
+    spec.env = env
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    spec.cwd = cwd;
+    spec.user = credentials(&identity);
+    spec.hostname = hostname;
+    spec.network = network;
+    spec.mounts = volumes.into_iter().map(Volume::into_mount).collect();
+    let exit = execute(&spec, &args)?;
+    rootfs.unmount()?;
+    Ok(u8::try_from(exit).unwrap_or(1).into())
+}
+
+/// Runs it in the foreground; returns the exit status as a shell reports it.
+fn execute(spec: &Spec, args: &Args) -> anyhow::Result<i32> {
+    let stdio = match (args.tty, args.interactive) {
+        (true, _) => Stdio::Terminal(terminal::Size::of(io::stdin()).unwrap_or_default()),
+        (false, true) => Stdio::Inherited(Stdin::Inherit),
+        (false, false) => Stdio::Inherited(Stdin::Null),
+    };
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]).context("cannot catch signals")?;
+    let handle = signals.handle();
+    let mut running = spec.spawn(stdio).map_err(|e| with_hint(e.remedy(), e))?;
+    let signaller = running.signaller()?;
+    let forward = std::thread::spawn(move || signals.forever().for_each(|signal| signaller.signal(signal)));
+    if let Some(master) = running.take_terminal() {
+        let stdin = io::stdin();
+        let input = args.interactive.then(|| stdin.as_fd());
+        terminal::relay(master, input, &mut io::stdout()).context("cannot relay the terminal")?;
+    }
+    let exit = running.wait().map_err(|e| with_hint(e.remedy(), e));
+    handle.close();
+    // The thread has nothing that could be lost.
+    let _ = forward.join();
+    Ok(exit?.status())
+}
+
+/// The program and its arguments: entrypoint and command, as Docker joins them.
+fn command(args: &Args, image: &Image) -> anyhow::Result<Vec<String>> {
+    let settings = &image.config.config;
+    let (mut words, default) = match args.entrypoint.as_deref() {
+        None => (
+            settings.entrypoint.clone().unwrap_or_default(),
+            settings.cmd.clone(),
+        ),
+        Some("") => (Vec::new(), None),
+        Some(program) => (vec![program.to_owned()], None),
+    };
+    match args.command() {
+        [] => words.extend(default.unwrap_or_default()),
+        given => words.extend(given.iter().cloned()),
+    }
+    if words.is_empty() {
+        return Err(usage_error(format!(
+            "{} says no command to run: give one",
+            args.image()
+        )));
+    }
+    Ok(words)
+}
+
+/// The image's environment, then the command line's.
+fn variables(args: &Args, image: &Image) -> Vec<(String, String)> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        None => Some((text.clone(), std::env::var(text).ok()?)),
+    };
+    let terminal = args.tty.then(|| ("TERM".to_owned(), "xterm".to_owned()));
+    let image = image.config.config.env.iter().filter_map(pair);
+    terminal
+        .into_iter()
+        .chain(image)
+        .chain(args.env.iter().filter_map(pair))
+        .collect()
+}
+
+/// One `-v`.
+#[derive(Debug)]
+struct Volume {
+    source: PathBuf,
+    target: String,
+    access: Access,
+}
+
+impl Volume {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let parts: Vec<_> = text.split(':').collect();
+        let (source, target, access) = match parts.as_slice() {
+            [source, target] | [source, target, "rw"] => (source, target, Access::ReadWrite),
+            [source, target, "ro"] => (source, target, Access::ReadOnly),
+            _ => {
+                return Err(usage_error(format!(
+                    "--volume {text}: the form is HOST:PATH[:ro]"
+                )));
+            }
+        };
+        if !target.starts_with('/') {
+            return Err(usage_error(format!(
+                "--volume {text}: the path inside must be absolute"
+            )));
+        }
+        let source =
+            std::fs::canonicalize(source).with_context(|| format!("--volume {text}: cannot use {source}"))?;
+        Ok(Self {
+            source,
+            target: (*target).to_owned(),
+            access,
+        })
+    }
+
+    /// What there must be in the image for it to be mounted on.
+    fn mount_point(&self) -> Option<mica_fs::overlay::Virtual> {
+        let node = match self.source.is_dir() {
+            true => VirtualNode::Directory,
+            false => VirtualNode::File(Vec::new()),
+        };
+        virtual_node(&self.target, node)
+    }
+
+    fn into_mount(self) -> Mount {
+        Mount {
+            kind: MountKind::Bind {
+                source: self.source,
+                access: self.access,
+            },
+            target: self.target.into(),
+        }
+    }
+}

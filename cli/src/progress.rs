@@ -1,0 +1,63 @@
+//! The progress of a build on stderr: for a log line by line, for a terminal as a picture that is redrawn.
+
+use std::io::IsTerminal as _;
+
+use clap::ValueEnum;
+use mica_builder::event::Event;
+
+mod plain;
+mod tty;
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Style {
+    /// As a picture on a terminal, else line by line
+    Auto,
+    /// Line by line, with all output of the steps
+    Plain,
+    /// A picture that is redrawn
+    Tty,
+    /// Nothing but errors
+    Quiet,
+}
+
+/// Draws a build's events. Ended by dropping it.
+pub enum Progress {
+    /// Line by line.
+    Plain(plain::Plain),
+    /// Redrawn.
+    Tty(tty::Tty),
+    /// Not at all, but for what a step that fails has written.
+    Quiet(plain::Tail),
+}
+
+impl Progress {
+    /// Begins to show progress on stderr.
+    pub fn start(style: Style) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        match style {
+            Style::Tty => Self::Tty(tty::Tty::start()),
+            Style::Auto if is_terminal => Self::Tty(tty::Tty::start()),
+            Style::Auto | Style::Plain => Self::Plain(plain::Plain::default()),
+            Style::Quiet => Self::Quiet(plain::Tail::default()),
+        }
+    }
+
+    /// Shows an event.
+    pub fn show(&self, event: Event) {
+        match self {
+            Self::Plain(plain) => plain.show(event),
+            Self::Tty(tty) => tty.show(event),
+            Self::Quiet(tail) => tail.show(event),
+        }
+    }
+
+    /// Shows a line about the build as a whole, at its end.
+    pub fn note(&self, text: &str) {
+        match self {
+            Self::Plain(_) => plain::write(&format!("{text}\n")),
+            Self::Tty(tty) => tty.note(text),
+            Self::Quiet(_) => {}
+        }
+    }
+}

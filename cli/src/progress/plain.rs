@@ -1,0 +1,143 @@
+//! Progress line by line, in the form of BuildKit's: `#3 [2/4] RUN make`, `#3 0.512 output`, `#3 DONE 1.2s`.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use mica_builder::event::{Event, Outcome, Planned, StepNumber};
+
+use crate::render::printable;
+
+/// Shows each event as lines, as it comes.
+#[derive(Default)]
+pub struct Plain {
+    steps: Mutex<BTreeMap<StepNumber, State>>,
+}
+
+struct State {
+    planned: Planned,
+    begin: Instant,
+    /// Output after the last newline.
+    rest: Vec<u8>,
+}
+
+impl Plain {
+    /// Shows an event.
+    pub fn show(&self, event: Event) {
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Plan(plan) => {
+                steps.extend(plan.into_iter().map(|planned| {
+                    let state = State {
+                        begin: Instant::now(),
+                        rest: Vec::new(),
+                        planned,
+                    };
+                    (state.planned.number, state)
+                }));
+            }
+            Event::Started(number) => {
+                let Some(state) = steps.get_mut(&number) else {
+                    return;
+                };
+                state.begin = Instant::now();
+                write(&format!("#{} {}\n", number.0 + 1, title(&state.planned)));
+            }
+            Event::Output(number, _, bytes) => {
+                let Some(state) = steps.get_mut(&number) else {
+                    return;
+                };
+                state.rest.extend_from_slice(&bytes);
+                write(&state.lines(false));
+            }
+            Event::Finished(number, outcome, elapsed) => {
+                let Some(state) = steps.get_mut(&number) else {
+                    return;
+                };
+                let end = match outcome {
+                    Outcome::Cached => "CACHED".to_owned(),
+                    Outcome::Done => format!("DONE {:.1}s", elapsed.as_secs_f64()),
+                    Outcome::Failed => "ERROR".to_owned(),
+                };
+                let rest = state.lines(true);
+                write(&format!("{rest}#{} {end}\n\n", number.0 + 1));
+            }
+        }
+    }
+}
+
+impl State {
+    /// The complete lines of the output so far, and at the end what is left, each after the step's number and
+    /// the seconds since it began.
+    fn lines(&mut self, all: bool) -> String {
+        let end = match all {
+            true => self.rest.len(),
+            false => self.rest.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1),
+        };
+        let seconds = self.begin.elapsed().as_secs_f64();
+        let complete: Vec<u8> = self.rest.drain(..end).collect();
+        String::from_utf8_lossy(&complete)
+            .lines()
+            .map(|line| format!("#{} {seconds:.3} {}\n", self.planned.number.0 + 1, clean(line)))
+            .collect()
+    }
+}
+
+/// `[stage 2/4] RUN make`, on one line.
+pub fn title(planned: &Planned) -> String {
+    let stage = planned
+        .stage
+        .as_ref()
+        .map(|name| format!("{name} "))
+        .unwrap_or_default();
+    let text = printable(planned.text.lines().next().unwrap_or_default());
+    format!("[{stage}{}/{}] {text}", planned.position, planned.total)
+}
+
+/// A line of a step's output, without what would move the cursor: of a line that was overwritten by carriage
+/// returns only the last state.
+pub fn clean(line: &str) -> String {
+    let line = line.trim_end_matches('\r');
+    let line = line.rsplit('\r').next().unwrap_or_default();
+    line.replace('\t', "    ")
+        .chars()
+        .filter(|c| !c.is_control() || *c == '\x1b')
+        .collect()
+}
+
+/// Writes to stderr in one piece. If stderr is closed there is nobody to tell.
+pub fn write(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Keeps the end of each step's output, and shows it if the step fails.
+#[derive(Default)]
+pub struct Tail {
+    output: Mutex<BTreeMap<StepNumber, Vec<u8>>>,
+}
+
+/// How much of a step's output is kept for the case that it fails.
+const TAIL: usize = 16 << 10;
+
+impl Tail {
+    /// Takes an event in.
+    pub fn show(&self, event: Event) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Output(number, _, bytes) => {
+                let kept = output.entry(number).or_default();
+                kept.extend_from_slice(&bytes);
+                let excess = kept.len().saturating_sub(TAIL);
+                kept.drain(..excess);
+            }
+            Event::Finished(number, outcome, _) => {
+                let kept = output.remove(&number).unwrap_or_default();
+                if outcome == Outcome::Failed && !kept.is_empty() {
+                    write(&String::from_utf8_lossy(&kept));
+                }
+            }
+            Event::Plan(_) | Event::Started(_) => {}
+        }
+    }
+}

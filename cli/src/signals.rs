@@ -1,0 +1,39 @@
+//! SIGINT, SIGTERM and SIGHUP: what runs is stopped, everything is unmounted, and the exit status tells.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+
+use anyhow::Context as _;
+use mica_builder::solver::Stop;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+static RECEIVED: AtomicI32 = AtomicI32::new(0);
+
+/// Does `work`, and stops it when a signal asks for that.
+///
+/// # Errors
+/// If the signals cannot be caught.
+pub fn stopping<T>(stop: &Stop, work: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+    let handle = signals.handle();
+    Ok(thread::scope(|scope| {
+        scope.spawn(move || {
+            for signal in signals.forever() {
+                RECEIVED.store(signal, Ordering::Relaxed);
+                stop.stop();
+            }
+        });
+        let result = work();
+        handle.close();
+        result
+    }))
+}
+
+/// The exit status after a signal that stopped the work: 128 and its number, as shells report it.
+pub fn exit_status() -> Option<u8> {
+    match RECEIVED.load(Ordering::Relaxed) {
+        0 => None,
+        signal => u8::try_from(128 + signal).ok(),
+    }
+}
