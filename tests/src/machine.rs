@@ -1,0 +1,92 @@
+//! What this machine lets the tests do.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// How a test that cannot run here is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// `scripts/test` can mend it when it runs as root: a failure under `CI=true`.
+    Mendable,
+    /// Nothing that a test machine can help: no network, no conformance suite beside the project.
+    Unavoidable,
+}
+
+/// Says why a test is left out.
+///
+/// # Panics
+/// Under `CI=true`, if the lack is mendable.
+// A test's stderr is where its runner shows such things.
+#[allow(clippy::print_stderr)]
+pub fn skip(lack: Lack, reason: &str) {
+    let strict = env::var("CI").is_ok_and(|value| value == "true");
+    assert!(
+        !(strict && lack == Lack::Mendable),
+        "left out, though CI must not leave it out: {reason}"
+    );
+    eprintln!("skipped: {reason}");
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A program of this machine's `PATH`.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        // Those of root are not in the PATH of everyone.
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+}
+
+/// All of these programs, or a word on which of them are missing.
+pub fn programs(names: &[&str]) -> Option<()> {
+    let missing: Vec<_> = names
+        .iter()
+        .filter(|name| program(name).is_none())
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        return Some(());
+    }
+    skip(Lack::Mendable, &format!("not installed: {}", missing.join(", ")));
+    None
+}
+
+/// The directory with the conformance suite and the makers of base images: `MICA_SHARED`, or `../shared` beside
+/// the project. It is no part of the project.
+pub fn shared() -> Option<PathBuf> {
+    let directory = match env::var_os("MICA_SHARED") {
+        Some(directory) => PathBuf::from(directory),
+        None => crate::binary::workspace().join("../shared"),
+    };
+    let found = directory.join("conformance/run.py").is_file();
+    if !found {
+        let text = format!(
+            "no conformance suite in {} (MICA_SHARED names it)",
+            directory.display()
+        );
+        skip(Lack::Unavoidable, &text);
+    }
+    found.then_some(directory)
+}
+
+/// Whether a process of the current user can mount FUSE in namespaces of its own.
+pub fn can_mount() -> Option<()> {
+    if !Path::new("/dev/fuse").exists() {
+        skip(Lack::Unavoidable, "this machine has no /dev/fuse");
+        return None;
+    }
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    if let Err(error) = file {
+        skip(Lack::Mendable, &format!("/dev/fuse cannot be opened: {error}"));
+        return None;
+    }
+    Some(())
+}

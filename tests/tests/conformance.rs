@@ -1,0 +1,75 @@
+//! The conformance suite: builds compared with Docker's, case by case.
+//!
+//! The suite lies beside the project, in `$MICA_SHARED`. What is known to fail stands in
+//! `conformance-expected-failures.txt`, which may only shrink: an unexpected failure fails the test, and so does
+//! a listed case that passes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use mica_tests::Scene;
+use mica_tests::binary::mica;
+use mica_tests::{base, machine};
+
+#[test]
+fn builds_equal_docker_s() {
+    let Some(shared) = machine::shared() else { return };
+    if machine::programs(&["python3"]).is_none() {
+        return;
+    }
+    let Some(scene) = Scene::as_root() else { return };
+    let Some(bases) = base::archives(&shared, &["busybox", "debian"]) else {
+        return;
+    };
+    let report = scene.path("report.json");
+    scene
+        .command("python3")
+        .arg(shared.join("conformance/run.py"))
+        .args(["--tool", "mica", "--load", "--jobs", "2", "--mica"])
+        .arg(mica())
+        .arg("--base-dir")
+        .arg(&bases)
+        .arg("--json")
+        .arg(&report)
+        // It fails when any case does; what that means is decided here.
+        .run();
+    let text = fs::read_to_string(&report).expect("the suite ran to its end");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("the report is JSON");
+    let cases = report["cases"].as_array().expect("a list of cases");
+    let names = |passed: bool| -> BTreeSet<String> {
+        cases
+            .iter()
+            .filter(|case| case["passed"] == passed && case["skipped"] != true)
+            .filter_map(|case| case["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    let (passed, failed) = (names(true), names(false));
+    let expected = expected_failures();
+    let unexpected: Vec<_> = failed.difference(&expected).collect();
+    let mended: Vec<_> = passed.intersection(&expected).collect();
+    let unknown: Vec<_> = expected
+        .iter()
+        .filter(|name| !passed.contains(*name) && !failed.contains(*name))
+        .collect();
+    assert!(
+        unexpected.is_empty() && mended.is_empty() && unknown.is_empty(),
+        "{} passed, {} failed\nfail unexpectedly: {unexpected:#?}\npass, remove them from the list: {mended:#?}\n\
+         no such case: {unknown:#?}",
+        passed.len(),
+        failed.len()
+    );
+    scene.is_clean();
+}
+
+fn expected_failures() -> BTreeSet<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance-expected-failures.txt");
+    let text = fs::read_to_string(&file).expect("the list is part of the project");
+    let entries = text
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or("").trim());
+    entries
+        .filter(|entry| !entry.is_empty())
+        .map(str::to_owned)
+        .collect()
+}

@@ -1,0 +1,272 @@
+//! Images as directories: mounts that last, mounts for one command, and their end.
+
+use std::fs;
+
+use mica_tests::Scene;
+use mica_tests::command::{tool, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A scene with the image `app` of three layers, and an empty directory `m`.
+fn scene_with_app() -> Option<Scene> {
+    let scene = Scene::with_base()?;
+    scene.write("ctx/file", "from the context\n");
+    scene
+        .build(
+            "FROM base\nCOPY file /app/\nRUN rm /etc/group && echo new > /app/new\n",
+            ["-t", "app"],
+        )
+        .ok();
+    scene.mkdir("m");
+    Some(scene)
+}
+
+/// The server of the only mount.
+fn server(scene: &Scene) -> Pid {
+    let mounts = scene.mica(["mounts", "--format", "json"]).ok().json_lines();
+    assert_eq!(mounts.len(), 1, "{mounts:?}");
+    let pid = mounts[0]["pid"]
+        .as_i64()
+        .or(mounts[0]["Pid"].as_i64())
+        .or(mounts[0]["PID"].as_i64());
+    let pid = pid.unwrap_or_else(|| panic!("no pid in {mounts:?}"));
+    Pid::from_raw(i32::try_from(pid).expect("a pid"))
+}
+
+#[test]
+fn an_image_is_a_directory() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "app", "m"]).ok();
+    assert_eq!(scene.read("m/app/file"), "from the context\n");
+    assert_eq!(scene.read("m/app/new"), "new\n");
+    assert!(!scene.path("m/etc/group").exists(), "the whiteout hides nothing");
+    let refused = fs::write(scene.path("m/app/new"), "x").expect_err("the mount is read-only");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    scene.mica(["mounts"]).ok().says("app").says("/m");
+    scene.mica(["umount", "m"]).ok();
+    assert_eq!(
+        fs::read_dir(scene.path("m")).expect("it is a directory").count(),
+        0
+    );
+    scene.is_clean();
+}
+
+#[test]
+fn one_image_may_be_mounted_twice_and_all_are_unmounted_at_once() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mkdir("n");
+    scene.mica(["mount", "app", "m"]).ok();
+    scene.mica(["mount", "base", "n"]).ok();
+    assert!(scene.path("n/etc/group").exists());
+    assert_eq!(
+        scene.mica(["mounts", "--format", "json"]).ok().json_lines().len(),
+        2
+    );
+    scene.mica(["umount", "--all"]).ok();
+    scene.is_clean();
+}
+
+#[test]
+fn a_scratch_upper_is_thrown_away() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "--rw", "app", "m"]).ok();
+    fs::write(scene.path("m/app/new"), "changed\n").expect("the mount is writable");
+    fs::rename(scene.path("m/app"), scene.path("m/moved")).expect("a lower directory can be renamed");
+    assert_eq!(scene.read("m/moved/new"), "changed\n");
+    scene.mica(["umount", "m"]).ok();
+    assert_eq!(scene.cat("app", "/app/new"), "new\n");
+    scene.mica(["mount", "--rw", "app", "m"]).ok();
+    assert_eq!(scene.read("m/app/new"), "new\n");
+    scene.mica(["umount", "m"]).ok();
+    scene.is_clean();
+}
+
+#[test]
+fn a_named_upper_is_kept() {
+    let Some(scene) = scene_with_app() else { return };
+    let mount = || scene.mica(["mount", "--rw", "--upper", "trial", "app", "m"]).ok();
+    mount();
+    fs::write(scene.path("m/app/new"), "changed\n").expect("the mount is writable");
+    fs::remove_file(scene.path("m/app/file")).expect("the mount is writable");
+    scene.mica(["umount", "m"]).ok();
+    mount();
+    assert_eq!(scene.read("m/app/new"), "changed\n");
+    assert!(!scene.path("m/app/file").exists());
+    scene.mica(["umount", "m"]).ok();
+    assert_eq!(scene.cat("app", "/app/new"), "new\n");
+}
+
+#[test]
+fn a_named_upper_has_one_user() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mkdir("n");
+    scene.mica(["mount", "--rw", "--upper", "trial", "app", "m"]).ok();
+    scene
+        .mica(["mount", "--rw", "--upper", "trial", "app", "n"])
+        .fails()
+        .says("trial");
+    scene.mica(["umount", "m"]).ok();
+    scene.is_clean();
+}
+
+#[test]
+fn a_command_sees_a_mount_of_its_own() {
+    for scene in Scene::everyone() {
+        let seen = scene
+            .mica([
+                "mount",
+                "base",
+                "--",
+                "sh",
+                "-c",
+                "cat $MICA_MOUNT/etc/passwd; exit 7",
+            ])
+            .exits(7);
+        seen.says("user:x:1000:1000");
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn a_killed_server_leaves_nothing_mounted() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "--rw", "app", "m"]).ok();
+    kill(server(&scene), Signal::SIGKILL).expect("the server lives");
+    wait_until("the mount goes with its server", || scene.mounts().is_empty());
+    assert_eq!(scene.mica(["mounts", "--format", "json"]).ok().answer(), "");
+    scene.mica(["mount", "app", "m"]).ok();
+    scene.mica(["umount", "m"]).ok();
+    scene.is_clean();
+}
+
+#[test]
+fn a_server_unmounts_when_it_is_told_to_end() {
+    let Some(scene) = scene_with_app() else { return };
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        scene.mica(["mount", "app", "m"]).ok();
+        kill(server(&scene), signal).expect("the server lives");
+        wait_until("the server unmounts", || scene.mounts().is_empty());
+    }
+    scene.is_clean();
+}
+
+#[test]
+fn unmounting_from_outside_ends_the_server() {
+    let Some(scene) = Scene::as_root() else { return };
+    scene.mkdir("m");
+    scene.mica(["mount", "base", "m"]).ok();
+    tool("umount", scene.directory()).arg("m").ok();
+    wait_until("the server ends", || {
+        mica_tests::leftovers::processes_naming(scene.directory()).is_empty()
+    });
+    scene.is_clean();
+}
+
+#[test]
+fn a_busy_mount_is_not_torn_away() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "app", "m"]).ok();
+    let open = fs::File::open(scene.path("m/app/file")).expect("the file is there");
+    scene.mica(["umount", "m"]).fails().says("m");
+    assert_eq!(scene.mounts().len(), 1);
+    drop(open);
+    scene.mica(["umount", "m"]).ok();
+    scene.is_clean();
+}
+
+#[test]
+fn a_mounted_image_outlives_its_name() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "app", "m"]).ok();
+    scene.mica(["rmi", "-f", "app"]).ok();
+    scene.mica(["prune", "--all", "--force"]).ok();
+    assert_eq!(scene.read("m/app/file"), "from the context\n");
+    scene.mica(["umount", "m"]).ok();
+}
+
+#[test]
+fn twenty_thousand_files_need_no_unpacked_copy() {
+    let Some(scene) = Scene::with_base() else { return };
+    let mut dockerfile = "FROM base\n".to_owned();
+    for layer in 0..8 {
+        dockerfile += &format!("RUN mkdir /d{layer} && cd /d{layer} && seq 2500 | xargs touch\n");
+    }
+    scene.build(&dockerfile, ["-t", "many"]).ok();
+    scene.mkdir("m");
+    scene.mica(["mount", "many", "m"]).ok();
+    let count = tool("find", scene.directory())
+        .args(["m", "-name", "[0-9]*", "-type", "f"])
+        .ok();
+    assert_eq!(count.stdout().lines().count(), 20_000);
+    scene.mica(["umount", "m"]).ok();
+    let files = tool("find", scene.directory()).args(["store", "-type", "f"]).ok();
+    let number = files.stdout().lines().count();
+    assert!(number < 200, "the store has {number} files");
+}
+
+#[test]
+fn a_database_survives_its_copy_up() {
+    let Some(scene) = Scene::with_base() else { return };
+    if mica_tests::machine::programs(&["python3"]).is_none() {
+        return;
+    }
+    // A database in a lower layer, rewritten in place through several connections and a mapping.
+    scene.write(
+        "make.py",
+        "import sqlite3\n\
+         c = sqlite3.connect('ctx/db')\n\
+         c.execute('create table t (k integer primary key, v blob)')\n\
+         c.executemany('insert into t values (?, randomblob(1000))', ((k,) for k in range(20000)))\n\
+         c.commit()\n",
+    );
+    scene.write(
+        "change.py",
+        "import mmap, sqlite3\n\
+         a, b = (sqlite3.connect('m/db') for _ in range(2))\n\
+         b.execute('pragma mmap_size=268435456')\n\
+         for start in range(0, 1400, 7):\n    \
+             c = (a, b)[start % 2]\n    \
+             for k in range(start, 20000, 1400):\n        \
+                 c.execute('update t set v = ? where k = ?', (bytes([k % 256]) * 1000, k))\n    \
+             c.commit()\n\
+         a.execute('delete from t where k % 5 = 1'); a.commit(); a.execute('vacuum')\n",
+    );
+    scene.write(
+        "check.py",
+        "import sqlite3\n\
+         c = sqlite3.connect('m/db')\n\
+         assert c.execute('pragma integrity_check').fetchall() == [('ok',)]\n\
+         rows = dict(c.execute('select k, v from t'))\n\
+         assert len(rows) == 16000, len(rows)\n\
+         for k in range(0, 20000, 7):\n    \
+             assert k % 5 == 1 or rows[k] == bytes([k % 256]) * 1000, k\n",
+    );
+    scene.mkdir("ctx");
+    scene.command("python3").arg("make.py").ok();
+    scene.build("FROM base\nCOPY db /db\n", ["-t", "data"]).ok();
+    scene.mkdir("m");
+    let mount = || {
+        scene
+            .mica(["mount", "--rw", "--upper", "changed", "data", "m"])
+            .ok()
+    };
+    mount();
+    scene.command("python3").arg("change.py").ok();
+    scene.command("python3").arg("check.py").ok();
+    scene.mica(["umount", "m"]).ok();
+    mount();
+    scene.command("python3").arg("check.py").ok();
+    scene.mica(["umount", "m"]).ok();
+    scene.is_clean();
+}
+
+#[test]
+fn a_taken_mount_point_is_refused() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "app", "m"]).ok();
+    let refused = scene.mica(["mount", "base", "m"]).fails();
+    refused.says("mount point already").says("hint");
+    assert_eq!(scene.read("m/app/new"), "new\n");
+    scene.mica(["umount", "m"]).ok();
+    scene.is_clean();
+}

@@ -1,0 +1,293 @@
+//! `RUN --mount`, secrets, named contexts and `COPY --parents`: what a step sees, and that nothing of it stays.
+
+use std::process::Command;
+
+use mica_tests::Scene;
+
+#[test]
+fn binds_show_files_and_keep_nothing() {
+    for scene in Scene::everyone() {
+        scene.write("ctx/a.txt", "a\n");
+        scene.write("ctx/dir/b.txt", "b\n");
+        scene.write("ctx/ignored.log", "no\n");
+        scene.write("ctx/.dockerignore", "*.log\n");
+        let dockerfile = "\
+FROM base AS made
+RUN mkdir /made && echo made > /made/f && ln -s f /made/link
+FROM base
+WORKDIR /w
+RUN --mount=target=. ls -A > /context && cat dir/b.txt >> /context
+RUN --mount=target=/ro,source=dir if echo x > /ro/b.txt; then exit 9; fi; ls -ln /ro/b.txt > /owner
+RUN --mount=target=/rw,rw echo changed > /rw/a.txt && touch /rw/new && cat /rw/a.txt > /changed
+RUN --mount=target=/again,source=a.txt,dst=/again cat /again >> /changed
+RUN --mount=from=made,source=/made,target=/m cat /m/link > /stage
+RUN --mount=from=made,source=/made/link,target=/one cat /one >> /stage
+RUN --mount=from=base,source=/etc,target=/e,rw echo x > /e/group && cat /e/group >> /stage
+RUN ls -d /ro /rw /again /m /one /e > /left 2>/dev/null; test -s /left && exit 9; ls -A /w > /left
+";
+        scene.build(dockerfile, ["-t", "bound"]).ok();
+        let read = |path: &str| scene.cat("bound", path);
+        assert_eq!(read("/context"), ".dockerignore\nDockerfile\na.txt\ndir\nb\n");
+        assert!(
+            read("/owner").contains(" 0 "),
+            "as {}: {}",
+            scene.who(),
+            read("/owner")
+        );
+        assert_eq!(read("/changed"), "changed\na\n");
+        assert_eq!(read("/stage"), "made\nmade\nx\n");
+        assert_eq!(read("/left"), "");
+        assert_eq!(scene.read("ctx/a.txt"), "a\n");
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn a_step_runs_again_when_what_it_binds_changes_and_only_then() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("ctx/dir/seen", "1");
+    scene.write("ctx/other", "1");
+    let dockerfile = "FROM base\nRUN --mount=target=/d,source=dir cat /d/seen > /out\n";
+    scene.build(dockerfile, ["-t", "first"]).ok();
+    scene.write("ctx/other", "2");
+    scene.rebuild(["-t", "same"]).ok().says("#2 CACHED");
+    scene.write("ctx/dir/seen", "2");
+    scene.rebuild(["-t", "changed"]).ok().lacks("#2 CACHED");
+    assert_eq!(scene.cat("changed", "/out"), "2");
+}
+
+#[test]
+fn caches_stay_from_build_to_build() {
+    for scene in Scene::everyone() {
+        let dockerfile = |n: u32| {
+            format!(
+                "\
+FROM base AS seed
+RUN mkdir /s && echo seed > /s/f && chown 7:8 /s
+FROM base
+RUN --mount=type=cache,target=/c,sharing=locked echo {n} >> /c/log && cat /c/log > /log
+RUN --mount=type=cache,target=/c,id=own,uid=1000,gid=33,mode=0750 stat -c '%u %g %a' /c > /stat && echo {n}
+RUN --mount=type=cache,target=/c,id=seeded,from=seed,source=/s stat -c '%u %g' /c >> /stat && cat /c/f >> /stat
+RUN --mount=type=cache,target=/c,ro if touch /c/x; then exit 9; fi; cat /c/log >> /log
+RUN --mount=type=cache,target=/a,id=two --mount=type=cache,target=/b,id=two,sharing=locked echo x > /a/x && cat /b/x
+RUN --mount=type=cache,target=/p,sharing=private touch /p/x
+RUN ls -d /c /p /a > /left 2>/dev/null; true
+"
+            )
+        };
+        scene.build(&dockerfile(1), ["-t", "one"]).ok();
+        assert_eq!(scene.cat("one", "/log"), "1\n1\n", "as {}", scene.who());
+        assert_eq!(scene.cat("one", "/stat"), "1000 33 750\n7 8\nseed\n");
+        scene.build(&dockerfile(2), ["-t", "two"]).ok();
+        assert_eq!(scene.cat("two", "/log"), "1\n2\n1\n2\n");
+        assert_eq!(scene.cat("two", "/left"), "");
+        scene.is_clean();
+        // What the image's users left in a cache goes as well.
+        let held = |scene: &Scene| std::fs::read_dir(scene.store().join("cache-mounts")).map(Iterator::count);
+        assert!(held(&scene).is_ok_and(|n| n > 0));
+        scene.mica(["prune", "--all", "--force"]).ok();
+        assert!(held(&scene).is_ok_and(|n| n == 0), "as {}", scene.who());
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn steps_that_lock_each_others_caches_do_not_wait_for_ever() {
+    let Some(scene) = Scene::with_base() else { return };
+    let step = |first: &str, second: &str| {
+        format!(
+            "RUN --mount=type=cache,sharing=locked,id={first},target=/1 \\\n\
+             --mount=type=cache,sharing=locked,id={second},target=/2 \\\n\
+             mkdir /1/held /2/held && sleep 0.2 && rmdir /1/held /2/held && echo {first} > /{first}\n"
+        )
+    };
+    let dockerfile = format!(
+        "FROM base AS one\n{}FROM base AS two\n{}FROM scratch\nCOPY --from=one /a /\nCOPY --from=two /b /\n",
+        step("a", "b"),
+        step("b", "a"),
+    );
+    scene.build(&dockerfile, ["-t", "locked"]).ok();
+    assert_eq!(scene.cat("locked", "/b"), "b\n");
+}
+
+#[test]
+fn mounts_lie_in_mounts() {
+    for scene in Scene::everyone() {
+        scene.write("ctx/src/main", "main\n");
+        scene.write("secret", "s3cr3t");
+        let dockerfile = "\
+FROM base
+RUN --mount=type=cache,target=/src/deps/cache --mount=target=/src,source=src --mount=type=tmpfs,target=/src/tmp \\
+    --mount=type=secret,id=s,target=/src/tmp/deep/key --mount=type=secret,id=s,target=/src/key \\
+    ls -A /src > /list && echo x > /src/deps/cache/x && cat /src/tmp/deep/key /src/key > /keys && touch /src/tmp/f
+RUN --mount=type=cache,target=/outer --mount=target=/outer/in/f,source=src/main cat /outer/in/f >> /list
+RUN --mount=type=tmpfs,target=/t,size=64k if head -c 100000 /dev/zero > /t/f; then exit 9; fi
+";
+        scene
+            .build(dockerfile, ["--secret", "id=s,src=secret", "-t", "nested"])
+            .ok();
+        assert_eq!(
+            scene.cat("nested", "/list"),
+            "deps\nkey\nmain\ntmp\nmain\n",
+            "as {}",
+            scene.who()
+        );
+        assert_eq!(scene.cat("nested", "/keys"), "s3cr3ts3cr3t");
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn a_secret_is_seen_by_its_step_alone() {
+    for scene in Scene::everyone() {
+        let secret = "n0b0dy-may-see-this";
+        scene.write("secret", secret);
+        let dockerfile = "\
+FROM base
+RUN --mount=type=secret,id=key stat -c '%a %u:%g' /run/secrets/key > /stat && test -s /run/secrets/key
+RUN --mount=type=secret,id=key,target=own,mode=0440,uid=5,gid=6 stat -c '%a %u:%g' /own >> /stat
+RUN --mount=type=secret,id=key,env=KEY test -n \"$KEY\" && test ! -e /run/secrets/key && echo ${#KEY} > /length
+RUN --mount=type=secret,id=none test ! -e /run/secrets/none
+RUN test -z \"$KEY\" && test ! -e /run/secrets && test ! -e /own
+";
+        let output = scene
+            .build(dockerfile, ["--secret", "id=key,src=secret", "-t", "kept"])
+            .ok()
+            .lacks(secret);
+        drop(output);
+        assert_eq!(scene.cat("kept", "/stat"), "400 0:0\n440 5:6\n");
+        assert_eq!(scene.cat("kept", "/length"), format!("{}\n", secret.len()));
+        scene.mica(["history", "--no-trunc", "kept"]).ok().lacks(secret);
+        let mut grep = Command::new("grep");
+        let found = grep
+            .args(["-rlaF", secret])
+            .arg(scene.store())
+            .output()
+            .expect("grep runs");
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "in the store");
+        // Another value of a secret is no other step.
+        scene.write("secret", "another");
+        scene
+            .rebuild(["--secret", "id=key,src=secret"])
+            .ok()
+            .says("#2 CACHED");
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn a_required_secret_must_be_given() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene
+        .build(
+            "FROM base\nRUN --mount=type=secret,id=key,required true\n",
+            [""; 0],
+        )
+        .fails()
+        .says("Dockerfile:2")
+        .says("secret key: not given")
+        .says("--secret id=key");
+    scene
+        .rebuild(["--secret", "id=key,src=/none/such"])
+        .fails()
+        .says("/none/such");
+    scene
+        .build("FROM base\nRUN --mount=source=none,target=/x true\n", [""; 0])
+        .fails()
+        .says("Dockerfile:2")
+        .says("none: not found in the build context");
+}
+
+#[test]
+fn contexts_have_names() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("more/f", "more\n");
+    scene.write("more/.dockerignore", "secret\n");
+    scene.write("more/secret", "x");
+    let dockerfile = "\
+FROM other AS copy
+COPY --from=alpine /f /f
+RUN --mount=from=docker.io/library/alpine:latest,target=/a ls -A /a > /list
+FROM more
+COPY --from=copy /f /list /
+";
+    scene
+        .build(
+            dockerfile,
+            [
+                "--build-context",
+                "alpine=more",
+                "--build-context",
+                "more=more",
+                "--build-context",
+                "other=docker-image://base",
+                "-t",
+                "named",
+            ],
+        )
+        .ok();
+    assert_eq!(scene.cat("named", "/f"), "more\n");
+    assert_eq!(scene.cat("named", "/list"), ".dockerignore\nf\n");
+    scene.mica(["ls", "named", "/"]).ok().lacks("secret");
+    scene
+        .rebuild(["--build-context", "x=https://example.com/x.git"])
+        .fails()
+        .says("not supported yet");
+}
+
+#[test]
+fn copies_keep_their_parents() {
+    let Some(scene) = Scene::with_base() else { return };
+    for name in ["x/y/a.txt", "x/y/b.md", "x/y/z/c.txt", "x/top.txt", "w/d.txt"] {
+        scene.write(&format!("ctx/{name}"), name);
+    }
+    let dockerfile = "\
+FROM base AS copies
+COPY --parents x/y/a.txt w /plain/
+COPY --parents ./x/./y/*.txt /pivot/
+COPY --parents x/**/*.txt /deep/
+COPY --parents --exclude=**/c.txt x/./y /less/
+COPY --parents --from=base /etc/./group /image/
+RUN cd / && find plain pivot deep less image -type f | sort > /list
+";
+    scene.build(dockerfile, ["-t", "parents"]).ok();
+    assert_eq!(
+        scene.cat("parents", "/list"),
+        "deep/x/top.txt\ndeep/x/y/a.txt\ndeep/x/y/z/c.txt\nimage/group\nless/y/a.txt\nless/y/b.md\npivot/y/a.txt\n\
+         plain/w/d.txt\nplain/x/y/a.txt\n"
+    );
+    scene
+        .build("FROM base\nCOPY --parents x/none /x/\n", [""; 0])
+        .fails()
+        .says("x/none");
+}
+
+#[test]
+fn options_of_docker_are_known() {
+    let Some(scene) = Scene::with_base() else { return };
+    let dockerfile = "FROM base AS one\nRUN cat /etc/hosts > /hosts\nFROM one AS two\nRUN echo two\n";
+    scene
+        .build(
+            dockerfile,
+            [
+                "--add-host",
+                "db:10.1.2.3",
+                "--pull",
+                "--label",
+                "a=b",
+                "-t",
+                "options",
+            ],
+        )
+        .ok();
+    assert!(scene.cat("options", "/hosts").contains("10.1.2.3\tdb\n"));
+    assert_eq!(scene.config("options")["Labels"]["a"], "b");
+    let args = ["--add-host", "db:10.1.2.3"];
+    scene.rebuild(args).ok().says("#2 CACHED").says("#4 CACHED");
+    let again = ["--add-host", "db:10.1.2.3", "--no-cache-filter", "one,two"];
+    scene.rebuild(again).ok().lacks("#2 CACHED").lacks("#4 CACHED");
+    scene
+        .rebuild(["--platform", "plan9/sparc"])
+        .fails()
+        .says("plan9/sparc");
+}
