@@ -3,7 +3,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::digest::Digest;
@@ -372,20 +372,12 @@ fn work_of_the_dead_is_swept_and_of_the_living_is_not() {
 }
 
 #[test]
-fn the_store_is_private_and_opens_fast() {
+fn the_store_is_private() {
     let (_dir, store) = store();
     for directory in ["", "layers", "blobs/sha256", "work"] {
         let metadata = fs::metadata(store.root().join(directory)).expect("there");
         assert_eq!(metadata.permissions().mode() & 0o777, 0o700, "{directory}");
     }
-    store.tag("a", &manifest(&store, "1")).expect("tagged");
-    let start = Instant::now();
-    for _ in 0..20 {
-        let store = Store::open(store.root()).expect("opened");
-        store.resolve("a").expect("read");
-    }
-    let each = start.elapsed() / 20;
-    assert!(each < Duration::from_millis(50), "{each:?}");
 }
 
 #[test]
@@ -399,9 +391,13 @@ fn a_full_disk_is_named() {
 }
 
 #[test]
-#[ignore = "mounts a tmpfs: needs root"]
+#[allow(clippy::print_stderr)] // A test that is left out says so.
 fn privileged_a_full_disk_leaves_the_store_as_it_was() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: a tmpfs, which stands for a full disk, is root's to mount");
+        return;
+    }
     let dir = tempfile::tempdir().expect("a directory");
     mount(
         Some("tmpfs"),
@@ -445,30 +441,6 @@ fn layer_of(size: usize) -> Vec<u8> {
     writer.add(&path, &Metadata::default(), node).expect("added");
     writer.finish().expect("finished");
     fs::read(dir.path().join(TAR_FILE)).expect("read")
-}
-
-#[test]
-#[ignore = "a measurement: run it with --release --nocapture"]
-#[allow(clippy::print_stdout)]
-fn measure() {
-    let (_dir, store) = store();
-    store.tag("a", &manifest(&store, "1")).expect("tagged");
-    let id = publish(&store, "content").diff_id();
-    let start = Instant::now();
-    for _ in 0..1000 {
-        drop(Store::open(store.root()).expect("opened"));
-    }
-    let open = start.elapsed() / 1000;
-    let start = Instant::now();
-    for _ in 0..1000 {
-        let store = Store::open(store.root()).expect("opened");
-        store.resolve("a").expect("read");
-        store.layer(&id).expect("opened");
-    }
-    println!(
-        "open {open:?}; open, resolve, open a layer: {:?}",
-        start.elapsed() / 1000
-    );
 }
 
 struct Failing;
@@ -516,8 +488,8 @@ fn busy(root: &Path, who: &str) {
 
 const CHILD: &str = "MICA_STORE_TEST_ROOT";
 
+/// The other half of `processes_share_a_store`, which runs it in processes of their own; by itself it does nothing.
 #[test]
-#[ignore = "the other half of processes_share_a_store"]
 fn child() {
     if let Some(root) = std::env::var_os(CHILD) {
         busy(Path::new(&root), &format!("process-{}", std::process::id()));
@@ -531,7 +503,7 @@ fn processes_share_a_store() {
     let mut children: Vec<_> = (0..3)
         .map(|_| {
             Command::new(&program)
-                .args(["store::tests::child", "--exact", "--ignored", "--quiet"])
+                .args(["store::tests::child", "--exact", "--quiet"])
                 .env(CHILD, dir.path())
                 .stdout(std::process::Stdio::null())
                 .spawn()

@@ -379,41 +379,6 @@ fn overlayfs_marks_only_when_asked() {
     assert_eq!(entry(&layer, "/d").xattrs().len(), 1);
 }
 
-/// A layer of `files` files of `size` bytes each in directories of a hundred, as a tar in memory.
-fn many_files(files: usize, size: usize) -> Vec<u8> {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut writer = LayerWriter::new(dir.path()).expect("started");
-    for n in 0..files {
-        let content: Vec<u8> = (0..size).map(|at| (at ^ n) as u8 | 1).collect();
-        let file = NewNode::File {
-            size: size as u64,
-            content: &mut content.as_slice(),
-        };
-        let at = path(&format!("usr/share/package-{}/some-file-{n}.txt", n / 100));
-        writer.add(&at, &Metadata::default(), file).expect("added");
-    }
-    writer.finish().expect("finished");
-    fs::read(dir.path().join(TAR_FILE)).expect("read")
-}
-
-#[test]
-#[ignore = "a measurement: run it with --release --nocapture"]
-#[allow(clippy::print_stdout)]
-fn measure() {
-    for (files, size) in [(100_000, 100), (100, 10 << 20)] {
-        let tar = many_files(files, size);
-        for _ in 0..3 {
-            let dir = tempfile::tempdir().expect("a directory");
-            let start = std::time::Instant::now();
-            ingest(&mut tar.as_slice(), dir.path()).expect("taken in");
-            let took = start.elapsed();
-            let index = fs::metadata(dir.path().join(INDEX_FILE)).expect("there").len();
-            let rate = tar.len() as f64 / 1e6 / took.as_secs_f64();
-            println!("{files} files of {size} bytes: {took:?}, {rate:.0} MB/s, index {index} bytes");
-        }
-    }
-}
-
 /// One step of writing a layer.
 #[derive(Debug, Clone)]
 enum Step {
