@@ -22,7 +22,21 @@ use crate::tree::{Content, Node, Tree, TreeError};
 pub struct Context {
     root: PathBuf,
     ignore: Ignore,
-    digests: Mutex<HashMap<ImagePath, Digest>>,
+    digests: Mutex<HashMap<ImagePath, (Stamp, Digest)>>,
+}
+
+/// What tells a file from the same one after a change: device, inode, size, and the times of the last change of its
+/// content and of its status, each in seconds and nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp([u64; 3], [i64; 4]);
+
+impl Stamp {
+    fn of(stat: &std::fs::Metadata) -> Self {
+        Self(
+            [stat.dev(), stat.ino(), stat.size()],
+            [stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()],
+        )
+    }
 }
 
 /// The time of every directory that COPY or ADD makes: the first day of 1980, the earliest that zip archives can
@@ -131,20 +145,27 @@ impl Tree for Context {
         Ok(Content::Host(self.host_path(path)))
     }
 
+    /// Known from an earlier call as long as the file did not change since.
     fn digest(&self, path: &ImagePath) -> Result<Digest, TreeError> {
+        let stat = std::fs::symlink_metadata(self.host_path(path)).map_err(|e| host(path, e))?;
         let known = self
             .digests
             .lock()
-            .map(|d| d.get(path).copied())
+            .map(|digests| digests.get(path).copied())
             .unwrap_or_default();
-        if let Some(digest) = known {
+        if let Some((stamp, digest)) = known
+            && stamp == Stamp::of(&stat)
+        {
             return Ok(digest);
         }
+        let mut file = self.open(path)?;
+        // From before the bytes are read: a change while they are makes the digest unknown again.
+        let stamp = Stamp::of(&file.metadata().map_err(|e| host(path, e))?);
         let mut hasher = Hasher::new();
-        io::copy(&mut self.open(path)?, &mut hasher).map_err(|e| host(path, e))?;
+        io::copy(&mut file, &mut hasher).map_err(|e| host(path, e))?;
         let digest = hasher.finish();
         if let Ok(mut digests) = self.digests.lock() {
-            digests.insert(path.clone(), digest);
+            digests.insert(path.clone(), (stamp, digest));
         }
         Ok(digest)
     }

@@ -442,8 +442,9 @@ impl Solver<'_> {
             false => Sources::find,
         };
         let sources = find(origin.tree(), &copy.sources, &exclude, origin.place())?;
+        let digest = sources.digest().map_err(CopyError::from)?;
         let inputs = json!({
-            "sources": sources.digest().map_err(CopyError::from)?,
+            "sources": digest,
             "files": copy.files,
             "destination": copy.destination,
             "chown": copy.chown,
@@ -465,7 +466,12 @@ impl Solver<'_> {
                     content.clone().into_bytes(),
                 )?;
             }
-            Ok(Some(rootfs.commit()?.diff_id()))
+            let layer = rootfs.commit()?;
+            if sources.digest().map_err(CopyError::from)? != digest {
+                let place = origin.place().to_owned();
+                return Err(CopyError::Changed { place }.into());
+            }
+            Ok(Some(layer.diff_id()))
         })
     }
 

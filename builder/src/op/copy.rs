@@ -31,6 +31,12 @@ pub enum CopyError {
         /// Where it was looked for: `the build context`, `stage "x"`.
         place: String,
     },
+    /// The sources are not what the cache key says any more, and so the layer may not be either.
+    #[error("{place} changed while it was copied")]
+    Changed {
+        /// Where the sources are.
+        place: String,
+    },
     /// A pattern that is none.
     #[error("{pattern}: the pattern is malformed")]
     Pattern {

@@ -394,6 +394,9 @@ fn step_hint(error: &StepError) -> Option<String> {
         | StepError::Mount(MountError::Files(CopyError::Missing { .. })) => {
             Some("check the spelling, and whether .dockerignore leaves it out".to_owned())
         }
+        StepError::Copy(CopyError::Changed { .. }) => {
+            Some("build again when nothing writes there, or leave such files out by .dockerignore".to_owned())
+        }
         StepError::Run(RunError::Sandbox(error)) => error.remedy(),
         StepError::Command { .. } => {
             Some("the steps before it are in the cache: a new build begins here".to_owned())

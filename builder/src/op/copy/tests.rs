@@ -312,6 +312,30 @@ fn the_digest_is_of_content_never_of_times() {
 }
 
 #[test]
+fn a_change_after_the_key_was_made_is_noticed() {
+    let world = World::new();
+    world.write("d/f", "one").write("d/g", "x");
+    let context = Context::new(&world.context(), Ignore::default()).expect("a context");
+    let none = Ignore::default();
+    let patterns = ["d".to_owned()];
+    let sources = Sources::find(&context, &patterns, &none, "the build context").expect("found");
+    let before = sources.digest().expect("readable");
+    assert_eq!(sources.digest().expect("readable"), before);
+    // Of the same size, and with the old time put back.
+    let file = world.context().join("d/f");
+    let time = fs::metadata(&file)
+        .and_then(|stat| stat.modified())
+        .expect("a time");
+    world.write("d/f", "two");
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .and_then(|file| file.set_modified(time))
+        .expect("set");
+    assert_ne!(sources.digest().expect("readable"), before);
+}
+
+#[test]
 fn times_of_directories_that_were_there_stay() {
     let world = World::new();
     world.write("f", "x");
