@@ -13,7 +13,7 @@ use mica_builder::image::Platform;
 use mica_builder::plan::{self, NamedContext};
 use mica_builder::sandbox::Secret;
 
-use super::ignore_file;
+use super::context::ignore_file;
 use crate::diagnostic::{hint, usage_error};
 
 /// The largest secret in bytes, as in BuildKit.
