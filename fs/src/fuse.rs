@@ -28,7 +28,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::overlay::{Attr, Changes, Error, Ino, NewKind, Overlay, Owner};
+use crate::overlay::{Attr, Changes, Durable, Error, Ino, NewKind, Overlay, Owner};
 
 mod data;
 mod translate;
@@ -69,6 +69,18 @@ impl Adapter {
             uid: request.uid(),
             gid: request.gid(),
         })
+    }
+
+    fn sync(&self, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
+        // The kernel takes this for success, and asks no more.
+        if !self.overlay.keeps_changes() {
+            return reply.error(Errno::ENOSYS);
+        }
+        let durable = match data_only {
+            true => Durable::Data,
+            false => Durable::All,
+        };
+        empty(reply, self.overlay.sync(Ino(ino.0), durable));
     }
 
     fn create_node(
@@ -363,10 +375,10 @@ impl Filesystem for Adapter {
         _request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
-        _data_only: bool,
+        data_only: bool,
         reply: ReplyEmpty,
     ) {
-        empty(reply, self.overlay.sync(Ino(ino.0)));
+        self.sync(ino, data_only, reply);
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -439,10 +451,10 @@ impl Filesystem for Adapter {
         _request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
-        _data_only: bool,
+        data_only: bool,
         reply: ReplyEmpty,
     ) {
-        empty(reply, self.overlay.sync(Ino(ino.0)));
+        self.sync(ino, data_only, reply);
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

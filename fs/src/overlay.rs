@@ -9,7 +9,6 @@
 //! own (`data.rs`). No lock of names is ever held across the reading or writing of files.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use data::FileData;
@@ -44,7 +43,7 @@ mod xattr;
 pub use error::Error;
 pub use place::Source;
 pub use trace::{Observation, Presence, ReadSet};
-pub use upper::Upper;
+pub use upper::{Durable, Upper};
 pub use virtuals::{Virtual, VirtualNode};
 
 /// The result of an operation on the overlay.
@@ -241,8 +240,6 @@ pub struct Overlay {
     tree: Mutex<Tree>,
     lower: Arc<Lowers>,
     upper: Option<upper::Active>,
-    /// Changes of data in memory, which a saved state holds: counted apart from the tree's.
-    data_generation: AtomicU64,
     record: bool,
 }
 
@@ -254,7 +251,6 @@ impl Overlay {
             tree: Mutex::new(Tree::new(Arc::clone(&lower), None)),
             lower,
             upper: None,
-            data_generation: AtomicU64::new(0),
             record: false,
         }
     }
@@ -282,7 +278,6 @@ impl Overlay {
             tree: Mutex::new(tree),
             lower,
             upper: Some(upper),
-            data_generation: AtomicU64::new(0),
             record: options.record,
         })
     }
@@ -297,14 +292,14 @@ impl Overlay {
         self.tree().read_set()
     }
 
-    /// Saves names and metadata of a named upper, and the data that they name, so that a later session finds
-    /// them. For other overlays there is nothing to do.
+    /// Saves all that a named upper has changed, so that a later session finds it. For other overlays there is
+    /// nothing to do.
     ///
     /// # Errors
-    /// [`Error::Io`]; the state saved before then still holds.
+    /// [`Error::Io`]; what was saved before then still holds.
     pub fn save(&self) -> Result<()> {
         match &self.upper {
-            Some(upper) => upper.save(self),
+            Some(upper) => upper.sync(self, Durable::All),
             None => Ok(()),
         }
     }
@@ -321,10 +316,6 @@ impl Overlay {
             Some(_) => Ok(self.tree()),
             None => Err(Error::ReadOnly),
         }
-    }
-
-    fn data_changed(&self) {
-        self.data_generation.fetch_add(1, Ordering::Relaxed);
     }
 }
 

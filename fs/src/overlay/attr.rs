@@ -31,8 +31,7 @@ impl Overlay {
     pub fn set_attr(&self, ino: Ino, changes: &Changes) -> Result<Attr> {
         if let Some(size) = changes.size {
             let data = self.tree_mut()?.own_data(ino.0, size > 0)?;
-            data.truncate(size)?;
-            self.data_changed();
+            self.change_bytes(ino, &data, |data| data.truncate(size))?;
         }
         let mut tree = self.tree_mut()?;
         if *changes != Changes::default() {
@@ -102,7 +101,17 @@ impl Tree {
     }
 
     fn change_attr(&mut self, ino: u64, changes: &Changes) -> Result<()> {
-        self.take_into_layer(ino)?;
+        let times = Changes {
+            atime: changes.atime,
+            mtime: changes.mtime,
+            ctime: changes.ctime,
+            ..Changes::default()
+        };
+        match *changes == times {
+            true => self.change_times(ino)?,
+            false => self.change(ino)?,
+        }
+        self.trace_content(ino)?;
         let now = Timestamp::now();
         let strip = changes.kill_privileges || changes.uid.is_some() || changes.gid.is_some();
         let strip = strip && !self.node(ino)?.is_directory();
@@ -130,6 +139,10 @@ impl Tree {
     /// A node's metadata changes, so all of it goes into the layer: of a lower file the content as well.
     pub fn take_into_layer(&mut self, ino: u64) -> Result<()> {
         self.change(ino)?;
+        self.trace_content(ino)
+    }
+
+    fn trace_content(&mut self, ino: u64) -> Result<()> {
         if matches!(self.node(ino)?.body, Body::File(Content::Lower))
             && let Some(trace) = &mut self.trace
         {

@@ -146,6 +146,7 @@ impl Tree {
     pub fn add_at(&mut self, parent: u64, name: &[u8], mut node: Node) -> Result<u64> {
         node.links = 1;
         let ino = self.add(node);
+        self.note_data(ino);
         self.attach(parent, name, ino)?;
         Ok(ino)
     }

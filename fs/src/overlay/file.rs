@@ -35,9 +35,7 @@ impl Overlay {
         if data.is_empty() {
             return Ok(0);
         }
-        let file = self.begin_change(ino)?;
-        file.write(offset, data)?;
-        self.note_data(&file);
+        self.change_data(ino, |file| file.write(offset, data))?;
         Ok(data.len())
     }
 
@@ -46,10 +44,7 @@ impl Overlay {
     /// # Errors
     /// As [`Self::write`]; [`Error::Invalid`] for a length of 0.
     pub fn allocate(&self, ino: Ino, how: Allocate, offset: u64, length: u64) -> Result<()> {
-        let file = self.begin_change(ino)?;
-        file.allocate(how, offset, length)?;
-        self.note_data(&file);
-        Ok(())
+        self.change_data(ino, |file| file.allocate(how, offset, length))
     }
 
     /// lseek(2) for data and holes.
@@ -63,11 +58,15 @@ impl Overlay {
         }
     }
 
-    /// fsync(2): makes the file's data durable and, for a named upper, the state that names it.
+    /// fsync(2) and fdatasync(2): makes the file's data durable and everything that leads to it. Whatever else a
+    /// named upper has changed becomes durable with it. Without one nothing is: its changes end with the session.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn sync(&self, ino: Ino) -> Result<()> {
+    pub fn sync(&self, ino: Ino, durable: Durable) -> Result<()> {
+        let Some(upper) = self.upper.as_ref().filter(|upper| upper.is_named()) else {
+            return Ok(());
+        };
         let data = match &self.tree().node(ino.0)?.body {
             Body::File(Content::Own(data)) => Some(Arc::clone(data)),
             _ => None,
@@ -75,10 +74,12 @@ impl Overlay {
         if let Some(data) = data {
             data.sync()?;
         }
-        match &self.upper {
-            Some(upper) => upper.save_changes(self),
-            None => Ok(()),
-        }
+        upper.sync(self, durable)
+    }
+
+    /// Whether changes outlive the session, so that a sync has something to do.
+    pub fn keeps_changes(&self) -> bool {
+        self.upper.as_ref().is_some_and(|upper| upper.is_named())
     }
 
     /// The digest of a file's content, if it is still that of a layer.
@@ -137,24 +138,27 @@ impl Overlay {
         }
     }
 
-    /// The data of a file that is about to change; its times change now.
-    fn begin_change(&self, ino: Ino) -> Result<Arc<FileData>> {
+    /// Changes the data of a file; its times change now.
+    fn change_data(&self, ino: Ino, change: impl FnOnce(&FileData) -> Result<()>) -> Result<()> {
         let mut tree = self.tree_mut()?;
-        let generation = tree.generation;
-        let new = matches!(tree.node(ino.0)?.body, Body::File(Content::Lower));
         let data = tree.own_data(ino.0, true)?;
-        if !new {
-            // Only times and the flat file's bytes change, and a saved state can do without these times.
-            tree.generation = generation;
-        }
         tree.touch(ino.0)?;
-        Ok(data)
+        drop(tree);
+        self.change_bytes(ino, &data, change)
     }
 
-    /// After a change of data: bytes in memory are part of a saved state.
-    fn note_data(&self, data: &FileData) {
-        if !data.is_flat() {
-            self.data_changed();
+    /// Changes bytes. Those of a flat file are saved where they lie; all others by the log.
+    pub(super) fn change_bytes(
+        &self,
+        ino: Ino,
+        data: &FileData,
+        change: impl FnOnce(&FileData) -> Result<()>,
+    ) -> Result<()> {
+        let is_saved = !self.keeps_changes() || data.is_flat();
+        let changed = change(data);
+        if !is_saved {
+            self.tree().note_data(ino.0);
         }
+        changed
     }
 }

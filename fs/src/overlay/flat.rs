@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Error;
+use super::data::FileData;
+
 /// A file up to this size, in bytes, is kept in memory.
 pub(super) const SMALL: u64 = 16 * 1024;
 /// All files in memory together, in bytes.
 const MEMORY: u64 = 64 * 1024 * 1024;
 /// Flat files held open at a time: well below the usual limit of 1,024 descriptors, which the program shares.
 const OPEN: usize = 256;
+/// From so many files on, the whole filesystem is synced at once rather than one file after the other.
+const MANY: usize = 64;
 
 /// The flat files of one upper.
 pub(super) struct FlatFiles {
@@ -109,6 +114,22 @@ impl FlatFiles {
         if let Err(error) = std::fs::remove_file(self.path(ino)) {
             tracing::warn!(path = %self.path(ino).display(), %error, "cannot remove a flat file");
         }
+    }
+
+    /// Makes new flat files durable: their bytes and their names.
+    pub fn sync(&self, files: &[Arc<FileData>]) -> Result<(), Error> {
+        let directory = || File::open(&self.directory);
+        if files.len() > MANY {
+            // The syncs that follow find nothing left to write, and report what failed.
+            let all = directory().and_then(|directory| Ok(nix::unistd::syncfs(&directory)?));
+            all.map_err(Error::io("sync the upper's filesystem"))?;
+        }
+        for file in files {
+            file.sync()?;
+        }
+        directory()
+            .and_then(|directory| directory.sync_all())
+            .map_err(Error::io("sync the upper's files"))
     }
 
     fn remember(&self, ino: u64, file: &Arc<File>) {

@@ -66,6 +66,7 @@ impl Overlay {
             return Err(Error::Exists);
         }
         tree.nodes.insert(number, node);
+        tree.note_data(number);
         tree.attach(parent.0, name, number)?;
         let attr = tree.attr(number)?;
         drop(tree);

@@ -13,7 +13,7 @@ mod basics;
 mod files;
 mod listing;
 mod merge;
-mod model;
+pub(crate) mod model;
 mod named;
 mod recording;
 mod threads;

@@ -13,6 +13,7 @@ use super::flat::FlatFiles;
 use super::inode::{Body, Content, Dir, Node, Override};
 use super::lower::{Found, Lowers, Origin};
 use super::trace::Trace;
+use super::upper::Unsaved;
 use super::{Error, Ino};
 use crate::layer::{Kind, Timestamp, Xattrs};
 
@@ -31,8 +32,8 @@ pub(super) struct Tree {
     /// The next new inode number.
     pub next: u64,
     pub trace: Option<Trace>,
-    /// Rises with each change that a saved state must hold.
-    pub generation: u64,
+    /// Of a named upper: what its log lacks.
+    pub unsaved: Option<Unsaved>,
 }
 
 impl Tree {
@@ -58,7 +59,7 @@ impl Tree {
             files,
             nodes: HashMap::from([(Ino::ROOT.0, root)]),
             trace: None,
-            generation: 0,
+            unsaved: None,
         }
     }
 
@@ -147,9 +148,16 @@ impl Tree {
                 return Ok(());
             }
             let is_directory = node.is_directory();
-            let Some((parent, name)) = node.home.clone() else {
+            let home = node.home.clone();
+            if let Some(unsaved) = &mut self.unsaved {
+                unsaved.node(at);
+            }
+            let Some((parent, name)) = home else {
                 return Ok(());
             };
+            if let Some(unsaved) = &mut self.unsaved {
+                unsaved.name(parent, &name);
+            }
             let dir = self.dir_mut(parent)?;
             dir.overrides.insert(name, Override::Node(at));
             dir.subdirectories += u32::from(is_directory);
@@ -159,8 +167,19 @@ impl Tree {
 
     /// Pins a node that is about to change, and notes what of it and its parents goes into the layer.
     pub fn change(&mut self, ino: u64) -> Result<(), Error> {
+        self.change_times(ino)?;
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.node(ino);
+        }
+        Ok(())
+    }
+
+    /// The same if only times and bytes are about to change.
+    pub fn change_times(&mut self, ino: u64) -> Result<(), Error> {
         self.pin(ino)?;
-        self.generation += 1;
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.times(ino);
+        }
         let mut at = ino;
         while let Some(trace) = &mut self.trace
             && trace.written(at)
@@ -182,6 +201,10 @@ impl Tree {
         let homeless = node.home.is_none();
         if homeless {
             node.home = Some((parent, name.into()));
+        }
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.node(ino);
+            unsaved.name(parent, name);
         }
         let node = self.node_mut(parent)?;
         node.children += u32::from(homeless);
@@ -206,6 +229,10 @@ impl Tree {
             .is_some_and(|(p, n)| *p == parent && **n == *name);
         if was_home {
             node.home = None;
+        }
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.node(ino);
+            unsaved.name(parent, name);
         }
         let lower = Arc::clone(&self.lower);
         let node = self.node_mut(parent)?;
@@ -302,7 +329,7 @@ impl Tree {
         match &node.body {
             Body::File(Content::Own(data)) => {
                 let data = Arc::clone(data);
-                self.change(ino)?;
+                self.change_times(ino)?;
                 return Ok(data);
             }
             Body::File(Content::Lower) => {}
@@ -319,7 +346,15 @@ impl Tree {
         let content = Bytes::Layer(layer, origin.entry);
         let data = Arc::new(FileData::new(ino, files, content, size));
         self.node_mut(ino)?.body = Body::File(Content::Own(Arc::clone(&data)));
+        self.note_data(ino);
         Ok(data)
+    }
+
+    /// The bytes of a file are new, moved, or changed in memory.
+    pub fn note_data(&mut self, ino: u64) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.data(ino);
+        }
     }
 
     /// The extended attributes of a node.

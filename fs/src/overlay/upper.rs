@@ -1,14 +1,23 @@
 //! Where a session's changes go, and how a named upper outlives its session.
+//!
+//! A named upper keeps the names and metadata that differ from the layers in a [`log`](self::log): each sync appends
+//! the nodes that changed since the one before ([`Unsaved`]), so it costs what changed and not what the upper
+//! holds. The bytes of files lie beside it, or in it while they are few.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::flat::FlatFiles;
+use super::inode::{Body, Content};
 use super::*;
 
-mod state;
+mod log;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use log::Log;
 
 /// Where the changes of a session go.
 #[derive(Clone, Debug)]
@@ -28,12 +37,61 @@ impl Upper {
     }
 
     /// Changes outlive the session in `directory`, which is made if it is missing. One session at a time can
-    /// have it; what [`Overlay::save`] wrote last is what the next session finds.
+    /// have it; what [`Overlay::sync`] or [`Overlay::save`] wrote last is what the next session finds.
     pub fn named(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
             named: true,
         }
+    }
+}
+
+/// What a sync is to make durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durable {
+    /// The data and what is needed to find it, as fdatasync(2).
+    Data,
+    /// Times as well, as fsync(2).
+    All,
+}
+
+/// What the log of a named upper lacks. It is guarded by the lock on the tree.
+#[derive(Default)]
+pub(super) struct Unsaved {
+    /// Nodes that changed, or came, or went.
+    nodes: HashSet<u64>,
+    /// Nodes of which only times changed.
+    times: HashSet<u64>,
+    /// The changed names of each directory.
+    names: HashMap<u64, HashSet<Box<[u8]>>>,
+    /// Files whose bytes moved, or changed in memory.
+    data: HashSet<u64>,
+}
+
+impl Unsaved {
+    /// The node differs from what is saved.
+    pub fn node(&mut self, ino: u64) {
+        self.nodes.insert(ino);
+    }
+
+    /// The node's times differ from what is saved.
+    pub fn times(&mut self, ino: u64) {
+        self.times.insert(ino);
+    }
+
+    /// What a name of a directory stands for differs from what is saved.
+    pub fn name(&mut self, directory: u64, name: &[u8]) {
+        self.names.entry(directory).or_default().insert(name.into());
+    }
+
+    /// The bytes of a file differ from what is saved, or lie elsewhere.
+    pub fn data(&mut self, ino: u64) {
+        self.data.insert(ino);
+    }
+
+    fn is_empty(&self, durable: Durable) -> bool {
+        let times = durable == Durable::Data || self.times.is_empty();
+        times && self.nodes.is_empty() && self.names.is_empty() && self.data.is_empty()
     }
 }
 
@@ -48,14 +106,12 @@ struct Saved {
     directory: PathBuf,
     /// Held for as long as the session runs.
     _lock: File,
-    /// The generations of names and of data at the last save. Locked while one goes on.
-    last: Mutex<Option<(u64, u64)>>,
+    /// Locked while a sync goes on: those that wait meanwhile find that it was done for them too.
+    log: Mutex<Log>,
 }
 
 /// Names within the directory of a named upper.
 const LOCK: &str = "lock";
-const STATE: &str = "state";
-const NEW_STATE: &str = "state.new";
 const FILES: &str = "files";
 
 impl Active {
@@ -82,9 +138,9 @@ impl Active {
         Ok(Self {
             files: Arc::new(FlatFiles::new(files, true)),
             saved: Some(Saved {
+                log: Mutex::new(Log::new(&upper.directory)),
                 directory: upper.directory,
                 _lock: lock,
-                last: Mutex::default(),
             }),
         })
     }
@@ -97,18 +153,32 @@ impl Active {
         self.saved.is_some()
     }
 
-    /// Puts what was saved into the tree of a session that begins. Files that no state names go.
+    /// Puts what was saved into the tree of a session that begins, and has it note what changes from then on.
+    /// Flat files that nothing names go.
     pub fn restore(&self, tree: &mut Tree) -> Result<()> {
         let Some(saved) = &self.saved else { return Ok(()) };
-        let path = saved.directory.join(STATE);
-        match fs::read(&path) {
-            Ok(bytes) => state::decode(&bytes, tree).map_err(|reason| Error::State { path, reason })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("read the upper's state")(error)),
+        let mut log = saved.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let damaged = |reason| Error::State {
+            path: saved.directory.clone(),
+            reason,
+        };
+        let opened = log
+            .open(tree.lower.layers())
+            .map_err(Error::io("read the upper's state"))?;
+        let mut unsaved = Unsaved::default();
+        if let Some(recorded) = opened.map_err(damaged)? {
+            let moved = record::restore(recorded.payloads(), tree).map_err(damaged)?;
+            moved.into_iter().for_each(|ino| unsaved.data(ino));
         }
-        let named: HashSet<_> = tree.nodes.keys().map(|ino| self.files.path(*ino)).collect();
-        let files = fs::read_dir(self.files.directory()).map_err(Error::io("list the upper's files"))?;
-        for file in files {
+        tree.unsaved = Some(unsaved);
+        self.remove_strays(tree)
+    }
+
+    fn remove_strays(&self, tree: &Tree) -> Result<()> {
+        let is_flat = |body: &Body| matches!(body, Body::File(Content::Own(data)) if data.is_flat());
+        let flat = tree.nodes.iter().filter(|(_, node)| is_flat(&node.body));
+        let named: HashSet<_> = flat.map(|(ino, _)| self.files.path(*ino)).collect();
+        for file in fs::read_dir(self.files.directory()).map_err(Error::io("list the upper's files"))? {
             let path = file.map_err(Error::io("list the upper's files"))?.path();
             if !named.contains(&path) {
                 fs::remove_file(&path).map_err(Error::io("remove a file that the upper does not name"))?;
@@ -117,54 +187,42 @@ impl Active {
         Ok(())
     }
 
-    /// Saves the state of a named upper if it differs from the last in more than times.
-    pub fn save_changes(&self, overlay: &Overlay) -> Result<()> {
-        self.save_if(overlay, |last, now| last != Some(now))
-    }
-
-    /// Saves the state of a named upper.
-    pub fn save(&self, overlay: &Overlay) -> Result<()> {
-        self.save_if(overlay, |_, _| true)
-    }
-
-    /// The order matters: first the data that the state names, then the state, then the removal of what only
-    /// the state before named. Whatever is interrupted, a state on disk names only files that are there.
-    fn save_if(
-        &self,
-        overlay: &Overlay,
-        needed: impl FnOnce(Option<(u64, u64)>, (u64, u64)) -> bool,
-    ) -> Result<()> {
+    /// Makes durable what a named upper has not saved yet, as one: after a crash all of it is there or none. The
+    /// order matters: first the data that is named, then the names, then the removal of what only the names
+    /// before led to.
+    pub fn sync(&self, overlay: &Overlay, durable: Durable) -> Result<()> {
         let Some(saved) = &self.saved else { return Ok(()) };
-        let mut last = saved.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let data_generation = overlay.data_generation.load(Ordering::Relaxed);
-        let tree = overlay.tree();
-        let now = (tree.generation, data_generation);
-        if !needed(*last, now) {
+        let mut log = saved.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tree = overlay.tree();
+        let Some(unsaved) = &mut tree.unsaved else {
+            return Ok(());
+        };
+        let whole = log.wants_checkpoint();
+        if !whole && unsaved.is_empty(durable) {
             return Ok(());
         }
+        let unsaved = std::mem::take(unsaved);
         let discarded = self.files.discarded();
-        let state = state::Encoded::of(&tree);
+        let batch = match whole {
+            true => record::Batch::whole(&tree),
+            false => record::Batch::changes(&tree, &unsaved),
+        };
         drop(tree);
-        let bytes = state.finish()?;
-        sync_directory(self.files.directory()).map_err(Error::io("sync the upper's files"))?;
-        write_state(&saved.directory, &bytes).map_err(Error::io("write the upper's state"))?;
-        *last = Some(now);
-        for ino in discarded {
-            self.files.remove(ino);
+        let written = batch.finish(&self.files).and_then(|payload| {
+            let written = match whole {
+                true => log.replace(overlay.layers(), &payload),
+                false => log.append(&payload),
+            };
+            written.map_err(Error::io("write the upper's state"))
+        });
+        match written {
+            Ok(()) => discarded.into_iter().for_each(|ino| self.files.remove(ino)),
+            Err(_) => {
+                // What was taken is saved with everything else, next time.
+                log.distrust();
+                discarded.into_iter().for_each(|ino| self.files.discard(ino));
+            }
         }
-        Ok(())
+        written
     }
-}
-
-fn write_state(directory: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = directory.join(NEW_STATE);
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, directory.join(STATE))?;
-    sync_directory(directory)
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }

@@ -163,6 +163,18 @@ fn step(overlay: &Overlay, kernel: &mut Kernel<'_>, model: &mut Model, number: u
     );
 }
 
+/// Random operations on an overlay, whatever it shows; the answers agree with the model's.
+pub(crate) fn play(overlay: &Overlay, numbers: &[u64]) {
+    let mut model = Model::of(overlay);
+    let mut kernel = Kernel {
+        overlay,
+        references: Vec::new(),
+    };
+    for number in numbers {
+        step(overlay, &mut kernel, &mut model, *number);
+    }
+}
+
 fn link(model: &mut Model, id: usize, parent: usize, name: &str) -> Outcome {
     if model.get(id).kind == Kind::Directory {
         return Err(libc::EPERM);

@@ -64,7 +64,7 @@ fn what_was_not_saved_leaves_the_state_before() {
     let base = base();
     let at = base.dir.path().join("named");
     let s = changed(base, &at);
-    s.overlay.sync(s.ino("/big")).expect("synced");
+    s.overlay.sync(s.ino("/big"), Durable::All).expect("synced");
     let before = s.tree();
     s.unlink("/big").expect("unlinked");
     s.write("/later", &vec![1; 50_000]);
