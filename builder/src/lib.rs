@@ -5,6 +5,7 @@
 //!
 //! - [`dockerfile`], [`ignore`], [`glob`]: the languages that users write.
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
+//! - [`http`], [`url`]: an HTTP client.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
 //! - [`image`], [`mod@reference`], [`archive`], [`import`]: images, their names, and how they come and go.
 //!
@@ -19,6 +20,7 @@ pub mod event;
 pub mod export;
 pub mod glob;
 pub mod graph;
+pub mod http;
 pub mod ignore;
 pub mod image;
 pub mod import;
@@ -30,3 +32,4 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod solver;
 pub mod tree;
+pub mod url;
