@@ -30,8 +30,12 @@ use fuser::{
 
 use crate::overlay::{Attr, Changes, Durable, Error, Ino, NewKind, Overlay, Owner};
 
+mod counts;
 mod data;
 mod translate;
+
+pub(crate) use counts::Counters;
+pub use counts::{RequestKind, Requests};
 
 use translate::{allocation, file_attr, new_kind, rename_mode, set_xattr_mode, timestamp, wanted_time};
 
@@ -57,11 +61,21 @@ pub(crate) struct Settings {
 pub(crate) struct Adapter {
     overlay: Arc<Overlay>,
     settings: Settings,
+    requests: Arc<Counters>,
 }
 
 impl Adapter {
     pub(crate) fn new(overlay: Arc<Overlay>, settings: Settings) -> Self {
-        Self { overlay, settings }
+        Self {
+            overlay,
+            settings,
+            requests: Arc::default(),
+        }
+    }
+
+    /// The counts of the requests that it answers.
+    pub(crate) fn requests(&self) -> Arc<Counters> {
+        Arc::clone(&self.requests)
     }
 
     fn owner(&self, request: &Request) -> Owner {
@@ -184,6 +198,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.requests.add(RequestKind::Lookup);
         match self.overlay.lookup(Ino(parent.0), name.as_bytes()) {
             // Inode 0 with a time makes the kernel remember that the name is absent.
             Err(Error::NotFound) => reply.entry(&FOREVER, &translate::ABSENT, Generation(0)),
@@ -192,10 +207,12 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.requests.add(RequestKind::Forget);
         self.overlay.forget(Ino(ino.0), count);
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.requests.add(RequestKind::GetAttr);
         attributes(reply, self.overlay.attr(Ino(ino.0)));
     }
 
@@ -217,6 +234,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.requests.add(RequestKind::SetAttr);
         // HANDLE_KILLPRIV_V2 leaves it to us to drop set-ID bits: always when the owner changes, and for a
         // truncation unless the caller has CAP_FSETID. The library hides the kernel's flag for the latter;
         // root has the capability, others have not.
@@ -236,6 +254,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.requests.add(RequestKind::ReadLink);
         match self.overlay.read_link(Ino(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
@@ -252,6 +271,7 @@ impl Filesystem for Adapter {
         device: u32,
         reply: ReplyEntry,
     ) {
+        self.requests.add(RequestKind::MkNod);
         // The kernel has applied the umask: DONT_MASK is not asked for.
         match new_kind(mode, device) {
             Some(kind) => self.create_node(request, parent, name, kind, mode, reply),
@@ -268,19 +288,23 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        self.requests.add(RequestKind::MkDir);
         self.create_node(request, parent, name, NewKind::Directory, mode, reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.requests.add(RequestKind::Symlink);
         let target = target.as_os_str().as_bytes();
         self.create_node(request, parent, name, NewKind::Symlink(target), 0o777, reply);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.add(RequestKind::Unlink);
         empty(reply, self.overlay.unlink(Ino(parent.0), name.as_bytes()));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.add(RequestKind::RmDir);
         empty(reply, self.overlay.rmdir(Ino(parent.0), name.as_bytes()));
     }
 
@@ -294,6 +318,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.requests.add(RequestKind::Rename);
         let Some(mode) = rename_mode(flags) else {
             return reply.error(Errno::EINVAL);
         };
@@ -306,6 +331,7 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.requests.add(RequestKind::Link);
         entry(
             reply,
             self.overlay.link(Ino(ino.0), Ino(parent.0), name.as_bytes()),
@@ -313,6 +339,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.add(RequestKind::Open);
         reply.error(Errno::ENOSYS);
     }
 
@@ -326,6 +353,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        self.requests.add(RequestKind::Create);
         reply.error(Errno::ENOSYS);
     }
 
@@ -340,6 +368,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.requests.add(RequestKind::Read);
         data::read(&self.overlay, Ino(ino.0), offset, size, reply);
     }
 
@@ -355,6 +384,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.requests.add(RequestKind::Write);
         let kill_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         data::write(&self.overlay, Ino(ino.0), offset, data, kill_privileges, reply);
     }
@@ -367,6 +397,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        self.requests.add(RequestKind::Flush);
         reply.error(Errno::ENOSYS);
     }
 
@@ -378,10 +409,12 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
+        self.requests.add(RequestKind::FSync);
         self.sync(ino, data_only, reply);
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.add(RequestKind::OpenDir);
         reply.error(Errno::ENOSYS);
     }
 
@@ -393,6 +426,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        self.requests.add(RequestKind::ReadDir);
         let result = self.overlay.read_dir(Ino(ino.0), offset, &mut |entry| {
             let kind = translate::file_type(entry.kind);
             match reply.add(
@@ -419,6 +453,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.requests.add(RequestKind::ReadDirPlus);
         let result = self.overlay.read_dir(Ino(ino.0), offset, &mut |entry| {
             // The kernel takes no reference to the two dot entries, and to each other one that it is told.
             let dots = matches!(entry.name, b"." | b"..");
@@ -454,10 +489,12 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
+        self.requests.add(RequestKind::FSyncDir);
         self.sync(ino, data_only, reply);
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.requests.add(RequestKind::StatFs);
         match self.overlay.stat_fs() {
             Ok(fs) => reply.statfs(
                 fs.blocks,
@@ -483,6 +520,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.requests.add(RequestKind::SetXattr);
         if is_acl(name) {
             return reply.error(Errno::EOPNOTSUPP);
         }
@@ -494,6 +532,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.requests.add(RequestKind::GetXattr);
         if is_acl(name) {
             return reply.error(Errno::EOPNOTSUPP);
         }
@@ -501,6 +540,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.requests.add(RequestKind::ListXattr);
         let names = self.overlay.xattr_names(Ino(ino.0));
         // The protocol: each name ended by a NUL.
         xattr_value(
@@ -516,6 +556,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.add(RequestKind::RemoveXattr);
         if is_acl(name) {
             return reply.error(Errno::EOPNOTSUPP);
         }
@@ -523,6 +564,7 @@ impl Filesystem for Adapter {
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        self.requests.add(RequestKind::Access);
         // Only sent without `default_permissions`, where everything is allowed: the kernel asks once.
         reply.error(Errno::ENOSYS);
     }
@@ -538,6 +580,7 @@ impl Filesystem for Adapter {
         _output_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.requests.add(RequestKind::IoCtl);
         reply.error(Errno::ENOTTY);
     }
 
@@ -551,6 +594,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.requests.add(RequestKind::FAllocate);
         match allocation(mode) {
             Some(how) => empty(reply, self.overlay.allocate(Ino(ino.0), how, offset, length)),
             None => reply.error(Errno::EOPNOTSUPP),
@@ -566,6 +610,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        self.requests.add(RequestKind::LSeek);
         // The kernel passes this on without writing back first, so what we know of holes and of the size may be
         // old, and a program that copies by it would lose data. Unanswered, the kernel says that there are none.
         if self.settings.writeback {
@@ -587,6 +632,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.requests.add(RequestKind::CopyFileRange);
         data::copy(
             &self.overlay,
             (Ino(from.0), from_offset),

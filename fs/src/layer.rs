@@ -37,9 +37,16 @@ impl Timestamp {
         }
     }
 
-    /// The present, by the system's clock.
+    /// The present as the kernel dates files: the system's clock at its last tick. A file that is made and
+    /// written within a tick so has the time already that the kernel would set at the write, and would send.
     pub fn now() -> Self {
-        std::time::SystemTime::now().into()
+        match nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE) {
+            Ok(time) => Self {
+                seconds: time.tv_sec(),
+                nanoseconds: u32::try_from(time.tv_nsec()).unwrap_or_default(),
+            },
+            Err(_) => std::time::SystemTime::now().into(),
+        }
     }
 }
 

@@ -16,11 +16,13 @@ use std::time::Duration;
 use fuser::{Config, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
 
-use crate::fuse::{Adapter, Settings};
+use crate::fuse::{Adapter, Counters, Settings};
 use crate::overlay::{Overlay, Owner};
 use crate::sys::statx::MountIdentity;
 
 mod helper;
+
+pub use crate::fuse::{RequestKind, Requests};
 
 /// How a mount behaves.
 #[derive(Clone, Debug)]
@@ -277,7 +279,9 @@ fn serve(
     config.n_threads = Some(threads);
     config.clone_fd = true;
     // The kernel keeps others out unless `allow_other`: the library need not.
-    let session = Session::from_fd(Adapter::new(overlay, settings), device, SessionACL::All, config);
+    let adapter = Adapter::new(overlay, settings);
+    let requests = adapter.requests();
+    let session = Session::from_fd(adapter, device, SessionACL::All, config);
     let (ended, end) = mpsc::channel();
     let started = session.and_then(|session| {
         thread::Builder::new()
@@ -297,6 +301,7 @@ fn serve(
     }
     Ok(Mounted {
         place,
+        requests,
         end,
         ended: false,
     })
@@ -306,6 +311,7 @@ fn serve(
 #[derive(Debug)]
 pub struct Mounted {
     place: Place,
+    requests: Arc<Counters>,
     end: Receiver<io::Result<()>>,
     ended: bool,
 }
@@ -314,6 +320,11 @@ impl Mounted {
     /// Where the mount is, to unmount it from another thread or process.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// How many requests the kernel has sent so far.
+    pub fn requests(&self) -> Requests {
+        self.requests.read()
     }
 
     /// Unmounts, and returns when the kernel has written everything back and the session has ended.
@@ -344,6 +355,7 @@ impl Mounted {
         match result {
             Ok(Ok(())) => {
                 self.ended = true;
+                tracing::debug!(directory = %path().display(), requests = %self.requests(), "unmounted");
                 Ok(())
             }
             Ok(Err(source)) => Err(MountError::Session { path: path(), source }),
