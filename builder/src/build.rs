@@ -3,7 +3,8 @@
 use mica_fs::store::Store;
 
 use crate::dockerfile::{Dockerfile, ParseError};
-use crate::image::{Image, ImageError, Platform};
+use crate::epoch::Epoch;
+use crate::image::{Image, ImageConfig, ImageError, Platform};
 use crate::plan::{self, FindImage, Request};
 use crate::solver::{BuildError, Solver};
 
@@ -32,11 +33,27 @@ pub fn build(dockerfile: &Dockerfile, request: &Request, solver: &Solver<'_>) ->
     config.created = built.created;
     config.history = built.history;
     config.rootfs.diff_ids = built.layers;
-    Ok(Image::store_upon(
-        solver.store,
-        config,
-        graph.root_image(graph.target),
-    )?)
+    let base = graph.root_image(graph.target);
+    if let Some(epoch) = graph.epoch {
+        date(
+            &mut config,
+            base.map_or(0, |base| base.config.history.len()),
+            epoch,
+        );
+    }
+    Ok(Image::store_upon(solver.store, config, base)?)
+}
+
+/// Makes an image of `epoch`: its own history is of that time, and that of its base, the first `inherited` entries, is
+/// no later.
+fn date(config: &mut ImageConfig, inherited: usize, epoch: Epoch) {
+    config.created = Some(epoch.to_string());
+    for (i, entry) in config.history.iter_mut().enumerate() {
+        match i < inherited {
+            true => epoch.clamp_text(&mut entry.created),
+            false => entry.created = Some(epoch.to_string()),
+        }
+    }
 }
 
 /// The images of the store.

@@ -8,7 +8,9 @@ use mica_fs::digest::DiffId;
 
 use crate::dockerfile::mount::Sharing;
 use crate::dockerfile::{Chmod, Span};
+use crate::epoch::Epoch;
 use crate::image::{Image, ImageConfig};
+use crate::sandbox::Limits;
 
 /// The number of a stage, in the order of the Dockerfile.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -21,6 +23,8 @@ pub struct Graph {
     pub stages: Vec<Stage>,
     /// The stage whose result is the image.
     pub target: StageId,
+    /// When the image is to have been made, whenever that is (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<Epoch>,
 }
 
 /// A stage: a base and the steps on top of it.
@@ -107,6 +111,10 @@ pub struct Run {
     pub hosts: Vec<ExtraHost>,
     /// What it sees besides its root filesystem.
     pub mounts: Vec<Mount>,
+    /// What its root user may do.
+    pub security: Security,
+    /// How much it may use.
+    pub limits: Limits,
 }
 
 /// A line of /etc/hosts.
@@ -215,6 +223,15 @@ pub enum Network {
     Host,
     /// A loopback interface of its own, and nothing else.
     None,
+}
+
+/// What the root user of a RUN may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Security {
+    /// What Docker lets it do.
+    Sandbox,
+    /// All that mica may do itself, with nothing of /proc and /sys hidden.
+    Insecure,
 }
 
 /// A COPY or ADD.

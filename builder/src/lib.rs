@@ -16,6 +16,7 @@ pub mod build;
 pub mod cache;
 pub mod context;
 pub mod dockerfile;
+pub mod epoch;
 pub mod event;
 pub mod export;
 pub mod glob;

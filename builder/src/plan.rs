@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dockerfile::{self, Dockerfile, ParseError, Span, ValueError, Word};
+use crate::epoch::{Epoch, SOURCE_DATE_EPOCH};
 use crate::graph::{Base, CopyFrom, ExtraHost, Graph, Network, Stage, StageId};
 use crate::image::{Image, ImageConfig, Platform, RunConfig};
 use crate::reference::Reference;
+use crate::sandbox::Limits;
 
 mod evaluate;
 mod history;
@@ -29,12 +31,25 @@ pub struct Request {
     pub network: Option<Network>,
     /// `--add-host`.
     pub hosts: Vec<ExtraHost>,
+    /// `--shm-size`, `--ulimit`, `--cgroup-parent`.
+    pub limits: Limits,
+    /// `--allow`.
+    pub allow: BTreeSet<Entitlement>,
+    /// The time of the build context, for `SOURCE_DATE_EPOCH=context`: that of a commit. A directory has none.
+    pub context_time: Option<Epoch>,
     /// `--platform`; the host's if it is left out.
     pub platform: Option<Platform>,
     /// `--no-cache-filter`: names of stages whose steps are executed whatever the cache holds.
     pub refresh: BTreeSet<String>,
     /// `--build-context`: what FROM and `from` call by these names ([`context_name`]).
     pub contexts: BTreeMap<String, NamedContext>,
+}
+
+/// What a step may not do unless the command line allows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// `security.insecure`: `RUN --security=insecure`.
+    Insecure,
 }
 
 /// What a name of the command line stands for.
@@ -95,6 +110,7 @@ pub trait FindImage {
 pub fn plan(dockerfile: &Dockerfile, request: &Request, images: &dyn FindImage) -> Result<Graph, ParseError> {
     let target = target(dockerfile, request)?;
     let globals = globals(dockerfile, request, &stage_name(dockerfile, target))?;
+    let epoch = epoch(dockerfile, request, &globals)?;
     let mut planner = Planner {
         dockerfile,
         request,
@@ -110,6 +126,7 @@ pub fn plan(dockerfile: &Dockerfile, request: &Request, images: &dyn FindImage) 
     let mut graph = Graph {
         stages: planner.stages,
         target,
+        epoch,
     };
     let config = &mut graph.stages[target.0].config.config;
     config.labels.extend(request.labels.clone());
@@ -180,6 +197,32 @@ fn globals(
         }
     }
     Ok(globals)
+}
+
+/// The time that the build takes for now: that of `--build-arg`, or else that of an ARG before the first FROM.
+fn epoch(
+    dockerfile: &Dockerfile,
+    request: &Request,
+    globals: &BTreeMap<String, String>,
+) -> Result<Option<Epoch>, ParseError> {
+    let given = request.build_args.get(SOURCE_DATE_EPOCH);
+    match given
+        .or_else(|| globals.get(SOURCE_DATE_EPOCH))
+        .map(String::as_str)
+    {
+        None | Some("") => Ok(None),
+        Some("context") => Ok(request.context_time),
+        Some(text) => Epoch::parse(text).map(Some).map_err(|error| {
+            let lines = dockerfile.global_args.iter().flat_map(|line| &line.args);
+            let own = lines
+                .map(|arg| &arg.name)
+                .find(|name| name.text == SOURCE_DATE_EPOCH);
+            ParseError::new(
+                own.map_or(dockerfile.stages[0].span, |name| name.span),
+                error.to_string(),
+            )
+        }),
+    }
 }
 
 fn expand(

@@ -16,11 +16,13 @@
 //! - When [`Running::wait`] returns, no process of the step is left and its mount namespace is gone.
 
 mod capabilities;
+mod cgroup;
 mod channel;
 pub mod doctor;
 mod error;
 mod idmap;
 mod init;
+mod limits;
 mod mounts;
 mod network;
 mod process;
@@ -39,9 +41,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use capabilities::Capabilities;
+pub use cgroup::check_parent;
 pub use error::{Failure, SandboxError, Step};
 pub use idmap::{Entered, IdMode, IdRange, IdRanges, UserNs, enter};
 pub use init::init_main;
+pub use limits::{InvalidUlimit, Limits, Ulimit};
 pub use network::{NETWORK_FILES, Network, network_files};
 pub use running::{Running, Signaller};
 
@@ -83,6 +87,8 @@ pub struct Spec {
     pub device_files: Vec<DeviceFile>,
     /// What its root user may do.
     pub capabilities: Capabilities,
+    /// How much it may use.
+    pub limits: Limits,
 }
 
 /// A file that the command finds below /dev: where Docker puts scripts of the Dockerfile.
@@ -111,6 +117,7 @@ impl Spec {
             mounts: Vec::new(),
             device_files: Vec::new(),
             capabilities: Capabilities::Default,
+            limits: Limits::default(),
         }
     }
 }

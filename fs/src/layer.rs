@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::DiffId;
 
+pub mod clamp;
 pub mod index;
 pub mod ingest;
 mod pax;

@@ -10,12 +10,14 @@ use mica_fs::path::ImagePath;
 use serde_json::{Value, json};
 
 use crate::event::Stream;
-use crate::graph::{self, ExtraHost, Network};
+use crate::graph::{self, ExtraHost, Network, Security};
 use crate::op::copy::{self, CopyError};
 use crate::op::identity::{Accounts, Identity, IdentityError};
 use crate::op::mount::Ready;
 use crate::rootfs::{Rootfs, RootfsError};
-use crate::sandbox::{self, Credentials, DeviceFile, Exit, SandboxError, Signaller, Spec, Stdio};
+use crate::sandbox::{
+    self, Capabilities, Credentials, DeviceFile, Exit, SandboxError, Signaller, Spec, Stdio,
+};
 
 /// Why a command could not be run, or its output not be read. A command that ran and failed is no error here.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,13 @@ pub fn inputs(run: &graph::Run, mounts: Value) -> Value {
         },
         "hosts": run.hosts.iter().map(|host| (&host.name, host.address)).collect::<Vec<_>>(),
         "mounts": mounts,
+        "security": match run.security {
+            Security::Sandbox => "sandbox",
+            Security::Insecure => "insecure",
+        },
+        // Its control group does not change what it makes.
+        "shm_size": run.limits.shm_size,
+        "ulimits": run.limits.ulimits,
     })
 }
 
@@ -136,6 +145,11 @@ pub fn execute(
     spec.cwd = workdir;
     spec.user = credentials(&identity);
     spec.network = sandbox_network(run.network);
+    spec.limits = run.limits.clone();
+    spec.capabilities = match run.security {
+        Security::Sandbox => Capabilities::Default,
+        Security::Insecure => Capabilities::All,
+    };
     spec.mounts.clone_from(&mounts.mounts);
     if let Some(script) = &run.script {
         spec.device_files.push(DeviceFile {

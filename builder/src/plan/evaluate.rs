@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Planner, expand_with, history, mounts};
+use super::{Entitlement, Planner, expand_with, history, mounts};
 use crate::dockerfile::mount::Mount;
 use crate::dockerfile::{
     self, Add, Arg, Assignment, Chmod, Command, Copy, CopyOptions, Files, Instruction, InstructionKind,
     ParseError, RunCommand, RunFlag, RunFlagName, Span, Word,
 };
-use crate::graph::{self, CopyFrom, Network, Op, Script, Step};
+use crate::graph::{self, CopyFrom, Network, Op, Script, Security, Step};
 use crate::image::{Healthcheck, ImageConfig};
 
 /// Build arguments that need no ARG, and leave no trace in the image or in the cache key.
@@ -341,6 +341,8 @@ impl<'a> Evaluator<'a> {
             network: flags.network,
             hosts: self.planner.request.hosts.clone(),
             mounts: flags.mounts,
+            security: flags.security,
+            limits: self.planner.request.limits.clone(),
         });
         Ok((op, Some(history)))
     }
@@ -355,6 +357,7 @@ impl<'a> Evaluator<'a> {
         let mut read = RunFlags {
             network: self.planner.request.network.unwrap_or(Network::Host),
             mounts: Vec::new(),
+            security: Security::Sandbox,
         };
         for flag in flags {
             if flag.name == RunFlagName::Mount {
@@ -377,8 +380,22 @@ impl<'a> Evaluator<'a> {
                     .with_hint("the modes are default, host and none"));
                 }
                 (RunFlagName::Security, "sandbox" | "") => {}
-                (RunFlagName::Security, _) => {
-                    return unsupported("RUN --security=insecure", "every RUN is sandboxed");
+                (RunFlagName::Security, "insecure") => {
+                    if !self.planner.request.allow.contains(&Entitlement::Insecure) {
+                        return Err(ParseError::new(
+                            flag.value.span,
+                            "RUN --security=insecure is not allowed",
+                        )
+                        .with_hint("if you trust the Dockerfile, build with --allow security.insecure"));
+                    }
+                    read.security = Security::Insecure;
+                }
+                (RunFlagName::Security, other) => {
+                    return Err(ParseError::new(
+                        flag.value.span,
+                        format!("unsupported security mode {other:?}"),
+                    )
+                    .with_hint("the modes are sandbox and insecure"));
                 }
                 (RunFlagName::Device, _) => {
                     return unsupported("RUN --device", "a step sees no device of the host");
@@ -510,6 +527,7 @@ impl<'a> Evaluator<'a> {
 struct RunFlags {
     network: Network,
     mounts: Vec<graph::Mount>,
+    security: Security,
 }
 
 /// An absolute path without `.`, `..` and doubled `/`.

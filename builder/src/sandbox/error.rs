@@ -74,6 +74,15 @@ pub enum SandboxError {
         errno: Errno,
     },
 
+    /// A control group of its own cannot be made for a step.
+    #[error("cannot make a control group below {parent}: {source}", parent = .parent.display())]
+    Cgroup {
+        /// What the user named.
+        parent: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
     /// A NUL byte where the kernel takes C strings.
     #[error("{what} {value:?} contains a NUL byte")]
     Nul {
@@ -161,6 +170,8 @@ pub enum Step {
     Capabilities,
     /// Becoming the step's user.
     User,
+    /// Setting the subject, a resource limit.
+    Limit,
     /// Wiring stdin, stdout, stderr, signals.
     Process,
 }
@@ -179,6 +190,7 @@ impl fmt::Display for Step {
             Self::WorkingDirectory => "enter the working directory",
             Self::Capabilities => "limit the capabilities",
             Self::User => "become user",
+            Self::Limit => "set the limit",
             Self::Process => "start the process",
         })
     }

@@ -19,7 +19,7 @@ use super::capabilities::{drop_to, drop_to_init};
 use super::channel::{Channel, Order, Report, Start};
 use super::error::{Failure, Step, errno_of};
 use super::process::{self, Streams};
-use super::{Exit, Network, Spec, mounts, sys};
+use super::{Exit, Network, Spec, limits, mounts, sys};
 
 /// The main function of the program when its first argument is [`INIT_ARG`](super::INIT_ARG).
 ///
@@ -183,6 +183,7 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
     let pty = mounts::set_up(spec, start.terminal, &mut warn)?;
     chdir(&spec.cwd)
         .map_err(|errno| Failure::new(Step::WorkingDirectory, spec.cwd.display().to_string(), errno))?;
+    limits::raise(&spec.limits.ulimits)?;
     drop_to(spec.capabilities).map_err(|errno| Failure::new(Step::Capabilities, "", errno))?;
     let failed = |errno| Failure::new(Step::Process, "", errno);
     // A change of credentials may have cleared it.

@@ -99,7 +99,7 @@ pub(super) fn set_up(
     };
 
     world.proc(warn)?;
-    let pty = world.dev(terminal, &spec.device_files, warn)?;
+    let pty = world.dev(spec, terminal, warn)?;
     world.sys(warn)?;
     let mut in_memory = Vec::new();
     for extra in &spec.mounts {
@@ -179,15 +179,15 @@ impl World {
 
     fn dev(
         &self,
+        spec: &Spec,
         terminal: Option<Size>,
-        files: &[DeviceFile],
         warn: &mut dyn FnMut(String),
     ) -> Result<Option<Pty>, Failure> {
         let failed = |path: &str, errno| mount_failed(Path::new(path), errno);
         let options = [("mode", Some("755")), ("size", Some(SMALL))];
         let dev = Tree::new("tmpfs", &options, attribute::NO_SUID).map_err(|errno| failed("/dev", errno))?;
         populate(&dev, terminal.is_some()).map_err(|errno| failed("/dev", errno))?;
-        for file in files {
+        for file in &spec.device_files {
             write_file(&dev, file).map_err(|errno| failed(&format!("/dev/{}", file.name), errno))?;
         }
         self.attach(&dev, Path::new("/dev"))?;
@@ -205,7 +205,9 @@ impl World {
         }
         let pts = pseudo_terminals().map_err(|errno| failed("/dev/pts", errno))?;
         attach_in(&dev, &pts, "pts").map_err(|errno| failed("/dev/pts", errno))?;
-        let options = [("mode", Some("1777")), ("size", Some(SMALL))];
+        let shm_size = spec.limits.shm_size.map(|size| size.to_string());
+        let shm_size = shm_size.as_deref().unwrap_or(SMALL);
+        let options = [("mode", Some("1777")), ("size", Some(shm_size))];
         Tree::new("tmpfs", &options, GUARDED)
             .and_then(|shm| attach_in(&dev, &shm, "shm"))
             .map_err(|errno| failed("/dev/shm", errno))?;

@@ -16,7 +16,7 @@ use nix::unistd::{
 };
 
 use super::error::{Failure, Step};
-use super::{Credentials, DEFAULT_PATH, Spec, sys};
+use super::{Credentials, DEFAULT_PATH, Spec, limits, sys};
 
 /// The program was not found (as in POSIX `sh`).
 const NOT_FOUND: i32 = 127;
@@ -42,6 +42,7 @@ pub(super) fn prepare(spec: &Spec, streams: Streams) -> Result<(), Failure> {
         give_streams_to(&spec.user, own_terminal);
     }
     limit_files().map_err(failed)?;
+    limits::set(&spec.limits.ulimits)?;
     sys::reset_signals();
     SigSet::empty().thread_set_mask().map_err(failed)?;
     umask(Mode::from_bits_truncate(0o022));

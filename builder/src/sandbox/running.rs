@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Child, Command};
 
+use super::cgroup::Cgroup;
 use super::channel::{Channel, Order, Report, Start};
 use super::error::SandboxError;
 use super::program::Program;
@@ -25,14 +26,25 @@ impl Spec {
         let failed = |action| move |source| SandboxError::Spawn { action, source };
         let (ours, theirs) = UnixStream::pair().map_err(failed("create the control socket"))?;
         let channel = Channel::new(ours);
+        let cgroup = self
+            .limits
+            .cgroup_parent
+            .as_deref()
+            .map(Cgroup::create)
+            .transpose()?;
         let (child, output) = launch(theirs, stdio)?;
+        let process = child.id();
         let mut running = Running {
             child: Some(child),
+            cgroup,
             channel,
             output,
             terminal: None,
         };
-
+        if let Some(cgroup) = &running.cgroup {
+            // The launcher has forked nothing yet: it waits for the specification.
+            cgroup.add(process).map_err(failed("enter its control group"))?;
+        }
         let (terminal, stdin) = match stdio {
             Stdio::Terminal(size) => (Some(size), None),
             Stdio::Inherited(Stdin::Inherit) => (
@@ -133,6 +145,8 @@ fn launch(control: UnixStream, stdio: Stdio) -> Result<(Child, Option<Output>), 
 pub struct Running {
     /// The launcher; `None` once it has been waited for.
     child: Option<Child>,
+    /// Removed after the step's end.
+    cgroup: Option<Cgroup>,
     channel: Channel,
     output: Option<Output>,
     terminal: Option<OwnedFd>,
