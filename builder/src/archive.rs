@@ -19,6 +19,7 @@ use mica_fs::store::StoreError;
 use crate::image::ImageError;
 use crate::reference::InvalidReference;
 
+mod coding;
 mod docker;
 mod load;
 mod names;
@@ -27,8 +28,9 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use coding::{Coding, Compression, Existing};
 pub use load::{Input, Loaded, load};
-pub use save::{ArchiveFormat, Compression, Entry, save_file, write, write_layout};
+pub use save::{ArchiveFormat, Entry, Settings, save_file, write, write_layout};
 
 /// Why an archive could not be loaded. The store has no image more than before.
 #[derive(Debug, thiserror::Error)]

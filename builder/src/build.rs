@@ -6,6 +6,7 @@ use crate::dockerfile::{Dockerfile, ParseError};
 use crate::epoch::Epoch;
 use crate::image::{Image, ImageConfig, ImageError, Platform};
 use crate::plan::{self, FindImage, Request};
+use crate::product::Product;
 use crate::solver::{BuildError, Solver};
 
 /// Why a build failed.
@@ -22,11 +23,11 @@ pub enum Error {
     Image(#[from] ImageError),
 }
 
-/// Builds the image that `dockerfile` describes and adds it to the store, without a name.
+/// Builds the image that `dockerfile` describes. Its blobs are in the store, which does not list it yet.
 ///
 /// # Errors
 /// [`Error`]; what the steps before the failed one gave stays in the cache.
-pub fn build(dockerfile: &Dockerfile, request: &Request, solver: &Solver<'_>) -> Result<Image, Error> {
+pub fn build(dockerfile: &Dockerfile, request: &Request, solver: &Solver<'_>) -> Result<Product, Error> {
     let graph = plan::plan(dockerfile, request, &StoreImages(solver.store)).map_err(Error::Dockerfile)?;
     let built = solver.solve(&graph)?;
     let mut config = graph.stage(graph.target).config.clone();
@@ -41,7 +42,11 @@ pub fn build(dockerfile: &Dockerfile, request: &Request, solver: &Solver<'_>) ->
             epoch,
         );
     }
-    Ok(Image::store_upon(solver.store, config, base)?)
+    Ok(Product {
+        image: Image::write(solver.store, config, base)?,
+        base: base.cloned(),
+        epoch: graph.epoch,
+    })
 }
 
 /// Makes an image of `epoch`: its own history is of that time, and that of its base, the first `inherited` entries, is

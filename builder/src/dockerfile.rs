@@ -41,6 +41,7 @@ pub use self::instruction::{
 pub(crate) use self::nodes::go_quoted;
 pub use self::nodes::{Args, Node, Nodes, Word, parse_nodes};
 pub use self::source::{ParseError, Position, Span};
+pub use self::suggest::suggestion;
 pub use self::values::{
     Owner, Platform, Port, Principal, Protocol, ValueError, is_stage_name, parse_duration, parse_expose,
     parse_platform, parse_stop_signal,

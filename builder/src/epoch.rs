@@ -28,14 +28,6 @@ impl Epoch {
         time.map(Self).ok_or_else(|| InvalidEpoch(text.to_owned()))
     }
 
-    /// The time of a file that is no newer than this.
-    pub fn clamp(self, time: Timestamp) -> Timestamp {
-        match time.seconds >= self.0.as_second() {
-            true => self.timestamp(),
-            false => time,
-        }
-    }
-
     /// As the time of a file.
     pub fn timestamp(self) -> Timestamp {
         Timestamp {
@@ -70,10 +62,7 @@ mod tests {
     fn later_times_are_clamped_and_earlier_ones_stay() {
         let epoch = Epoch::parse("1700000000").unwrap();
         assert_eq!(epoch.to_string(), "2023-11-14T22:13:20Z");
-        let time = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
-        assert_eq!(epoch.clamp(time(1_700_000_000, 5)), time(1_700_000_000, 0));
-        assert_eq!(epoch.clamp(time(1_800_000_000, 5)), time(1_700_000_000, 0));
-        assert_eq!(epoch.clamp(time(1_600_000_000, 5)), time(1_600_000_000, 5));
+        assert_eq!(epoch.timestamp().seconds, 1_700_000_000);
         for (text, clamped) in [
             ("2024-01-01T00:00:00Z", "2023-11-14T22:13:20Z"),
             ("2020-01-01T00:00:00.5Z", "2020-01-01T00:00:00.5Z"),

@@ -85,7 +85,7 @@ pub enum Op {
         user: String,
     },
     /// Runs a command.
-    Run(Run),
+    Run(Box<Run>),
     /// Copies files.
     Copy(Box<Copy>),
 }

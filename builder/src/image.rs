@@ -3,6 +3,8 @@
 //! An image's *ID* is the digest of its configuration, as everywhere in Docker's world. The store knows an image
 //! by the digest of its *manifest*, since one configuration may come with layers that are compressed differently.
 
+use std::collections::BTreeMap;
+
 use mica_fs::digest::{DiffId, Digest};
 use mica_fs::store::{ImageRecord, Reach, Store, StoreError};
 
@@ -14,7 +16,9 @@ mod manifest;
 mod tests;
 
 pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
-pub use manifest::{Descriptor, Index, Manifest, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Platform};
+pub use manifest::{
+    Descriptor, Index, Manifest, MediaTypes, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Platform,
+};
 
 /// The largest manifest or index that is read, in bytes; the limit of the distribution specification.
 pub const MANIFEST_LIMIT: u64 = 4 << 20;
@@ -213,15 +217,18 @@ impl Image {
     /// # Errors
     /// [`ImageError::Store`].
     pub fn store(store: &Store, config: ImageConfig) -> Result<Self, ImageError> {
-        Self::store_upon(store, config, None)
+        let image = Self::write(store, config, None)?;
+        store.add_image(&image.manifest_digest)?;
+        Ok(image)
     }
 
-    /// Like [`Image::store`], for an image that was built upon `base`: the layers that it shares with `base` keep
-    /// their blobs as they came, so that pushing them again gives the same digests.
+    /// Like [`Image::store`], but the store does not list the image, and keeps its blobs only as long as the store
+    /// object lives. The layers that it shares with `base`, upon which it was built, keep their blobs as they came, so
+    /// that pushing them again gives the same digests.
     ///
     /// # Errors
     /// [`ImageError::Store`].
-    pub fn store_upon(store: &Store, config: ImageConfig, base: Option<&Self>) -> Result<Self, ImageError> {
+    pub fn write(store: &Store, config: ImageConfig, base: Option<&Self>) -> Result<Self, ImageError> {
         let mut layers = Vec::with_capacity(config.rootfs.diff_ids.len());
         for (i, id) in config.rootfs.diff_ids.iter().enumerate() {
             let shared = base
@@ -236,8 +243,28 @@ impl Image {
         let config_digest = store.put_blob(&config_bytes)?;
         let config_descriptor = Descriptor::new(OCI_CONFIG, config_digest, config_bytes.len() as u64);
         let manifest = Manifest::new(config_descriptor, layers);
+        Self::with_manifest(store, config, manifest)
+    }
+
+    /// The image with further annotations of its manifest; the same image if there are none.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`].
+    pub fn annotated(
+        &self,
+        store: &Store,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Self, ImageError> {
+        if annotations.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut manifest = self.manifest.clone();
+        manifest.annotate(annotations);
+        Self::with_manifest(store, self.config.clone(), manifest)
+    }
+
+    fn with_manifest(store: &Store, config: ImageConfig, manifest: Manifest) -> Result<Self, ImageError> {
         let manifest_digest = store.put_blob(&to_json(&manifest))?;
-        store.add_image(&manifest_digest)?;
         Ok(Self {
             manifest_digest,
             manifest,

@@ -28,6 +28,7 @@ pub mod import;
 pub mod op;
 pub mod origin;
 pub mod plan;
+pub mod product;
 pub mod reference;
 pub mod rootfs;
 pub mod sandbox;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use mica_builder::archive::{self, ArchiveFormat, Compression, Entry};
+use mica_builder::archive::{self, ArchiveFormat, Compression, Entry, Settings};
 use mica_builder::image::Image;
 use mica_builder::reference::Reference;
 use mica_fs::store::Store;
@@ -119,7 +119,13 @@ impl Output {
         out: &mut dyn std::io::Write,
     ) -> anyhow::Result<()> {
         match self.kind {
-            Kind::Image(format) => archive::write(store, entries, format, self.compression, out)?,
+            Kind::Image(format) => {
+                let settings = Settings {
+                    coding: self.compression.map(Into::into),
+                    ..Settings::new(format)
+                };
+                archive::write(store, entries, &settings, out)?;
+            }
             Kind::Tar | Kind::Local => {
                 mica_builder::export::root_tar(store, entries[0].image.layers(), out)?;
             }

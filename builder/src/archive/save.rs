@@ -5,24 +5,19 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
-use flate2::write::GzEncoder;
-use mica_fs::digest::{DiffId, Digest, Hashing, Verifying};
+use mica_fs::digest::{DiffId, Digest, Verifying};
 use mica_fs::store::{Store, WorkDir};
 
 use super::SaveError;
+use super::coding::{Coding, Compression, Existing};
 use super::docker::{DockerImage, MANIFEST_JSON};
 use super::names::{IMAGE_NAME, REF_NAME};
 use super::source::blob_name;
-use crate::image::{self, Descriptor, Image, Index, MANIFEST_LIMIT, Manifest, OCI_LAYER};
+use crate::image::{self, Descriptor, Image, Index, MANIFEST_LIMIT, Manifest, MediaTypes, OCI_LAYER};
 use crate::reference::Reference;
 
 /// The content of `oci-layout` (OCI image specification, "oci-layout file").
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
-/// gzip's own default, which Docker's tools use as well.
-const GZIP_LEVEL: u32 = 6;
-/// zstd's own default.
-const ZSTD_LEVEL: i32 = 3;
-
 /// The form of an archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArchiveFormat {
@@ -32,15 +27,39 @@ pub enum ArchiveFormat {
     Oci,
 }
 
-/// How the layers are written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Compression {
-    /// As plain tars.
-    None,
-    /// By gzip.
-    Gzip,
-    /// By zstd.
-    Zstd,
+/// How images are written.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The form of the archive.
+    pub format: ArchiveFormat,
+    /// How the layers are compressed; as the format says if `None`.
+    pub coding: Option<Coding>,
+    /// Whose media types are used, where something is not left as it came.
+    pub media_types: MediaTypes,
+    /// Annotations of the manifests.
+    pub annotations: BTreeMap<String, String>,
+    /// Annotations of the manifests' descriptors in the index.
+    pub descriptor_annotations: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Those of `format`.
+    pub fn new(format: ArchiveFormat) -> Self {
+        Self {
+            format,
+            coding: None,
+            media_types: MediaTypes::Oci,
+            annotations: BTreeMap::new(),
+            descriptor_annotations: BTreeMap::new(),
+        }
+    }
+
+    fn coding(&self) -> Option<Coding> {
+        self.coding.or(match self.format {
+            ArchiveFormat::Docker => Some(Compression::None.into()),
+            ArchiveFormat::Oci => None,
+        })
+    }
 }
 
 /// An image that is to be written, with the names that the archive gives it.
@@ -52,36 +71,37 @@ pub struct Entry<'a> {
     pub names: Vec<Reference>,
 }
 
-/// Writes an archive of these images to `out`. `compression` is what the format says if it is `None`.
+/// Writes an archive of these images to `out`; returns a descriptor of each image's manifest.
 ///
 /// # Errors
 /// [`SaveError`]; what was written by then is no whole archive.
 pub fn write(
     store: &Store,
     entries: &[Entry<'_>],
-    format: ArchiveFormat,
-    compression: Option<Compression>,
+    settings: &Settings,
     out: &mut dyn Write,
-) -> Result<(), SaveError> {
-    let mut layout = Layout::new(store, entries, format, compression)?;
-    layout.write_tar(store, out)
+) -> Result<Vec<Descriptor>, SaveError> {
+    let mut layout = Layout::new(store, entries, settings)?;
+    layout.write_tar(store, out)?;
+    Ok(layout.manifests)
 }
 
-/// Writes an OCI image layout of these images as the directory `directory`, which must not exist or be empty.
+/// Writes an OCI image layout of these images as the directory `directory`, which must not exist or be empty; returns
+/// a descriptor of each image's manifest.
 ///
 /// # Errors
 /// [`SaveError`]; nothing is left in `directory`'s place then, unless it was there before.
 pub fn write_layout(
     store: &Store,
     entries: &[Entry<'_>],
-    compression: Option<Compression>,
+    settings: &Settings,
     directory: &Path,
-) -> Result<(), SaveError> {
+) -> Result<Vec<Descriptor>, SaveError> {
     let error = |source| SaveError::Write {
         path: directory.to_owned(),
         source,
     };
-    let layout = Layout::new(store, entries, ArchiveFormat::Oci, compression)?;
+    let layout = Layout::new(store, entries, settings)?;
     let beside = tempfile::Builder::new()
         .prefix(".mica-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
@@ -92,7 +112,7 @@ pub fn write_layout(
     fs::rename(beside.path(), directory).map_err(error)?;
     // It is not ours to remove any more.
     let _ = beside.keep();
-    Ok(())
+    Ok(layout.manifests)
 }
 
 /// Has `write` write a file that appears at `path` whole or not at all. Something at `path` that is no regular file,
@@ -162,28 +182,21 @@ struct Layout {
     /// Files at the top, sorted by name.
     files: BTreeMap<&'static str, Vec<u8>>,
     blobs: BTreeMap<Digest, Blob>,
+    manifests: Vec<Descriptor>,
     /// Holds the compressed layers.
     _work: WorkDir,
 }
 
 impl Layout {
-    fn new(
-        store: &Store,
-        entries: &[Entry<'_>],
-        format: ArchiveFormat,
-        compression: Option<Compression>,
-    ) -> Result<Self, SaveError> {
-        let compression = compression.or(match format {
-            ArchiveFormat::Docker => Some(Compression::None),
-            ArchiveFormat::Oci => None,
-        });
+    fn new(store: &Store, entries: &[Entry<'_>], settings: &Settings) -> Result<Self, SaveError> {
         let work = store.work_dir()?;
         let mut writer = Collector {
             store,
             work: &work,
-            compression,
+            settings,
             compressed: BTreeMap::new(),
             blobs: BTreeMap::new(),
+            manifests: Vec::new(),
             index: Vec::new(),
             docker: Vec::new(),
         };
@@ -198,6 +211,7 @@ impl Layout {
         Ok(Self {
             files,
             blobs: writer.blobs,
+            manifests: writer.manifests,
             _work: work,
         })
     }
@@ -234,7 +248,7 @@ impl Layout {
         tar.into_inner().and_then(|out| out.flush()).map_err(error)
     }
 
-    fn write_directory(self, store: &Store, directory: &Path) -> Result<(), SaveError> {
+    fn write_directory(&self, store: &Store, directory: &Path) -> Result<(), SaveError> {
         let error = |path: &Path| {
             let path = path.to_owned();
             move |source| SaveError::Write { path, source }
@@ -245,12 +259,13 @@ impl Layout {
             let path = directory.join(name);
             fs::write(&path, bytes).map_err(error(&path))?;
         }
-        for (digest, blob) in self.blobs {
+        for (digest, blob) in &self.blobs {
             let path = blobs.join(digest.hex());
             let mut reader: Box<dyn Read> = match blob {
-                Blob::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
-                Blob::Stored { size } => Box::new(Verifying::new(store.open_blob(&digest)?, digest, size)),
-                Blob::Compressed { mut file, .. } => {
+                Blob::Bytes(bytes) => Box::new(bytes.as_slice()),
+                Blob::Stored { size } => Box::new(Verifying::new(store.open_blob(digest)?, *digest, *size)),
+                Blob::Compressed { file, .. } => {
+                    let mut file = file;
                     file.rewind().map_err(error(&path))?;
                     Box::new(file)
                 }
@@ -278,10 +293,11 @@ fn header(kind: tar::EntryType, size: u64) -> tar::Header {
 struct Collector<'a> {
     store: &'a Store,
     work: &'a WorkDir,
-    compression: Option<Compression>,
+    settings: &'a Settings,
     /// The layers that were compressed already.
     compressed: BTreeMap<DiffId, Descriptor>,
     blobs: BTreeMap<Digest, Blob>,
+    manifests: Vec<Descriptor>,
     index: Vec<Descriptor>,
     docker: Vec<DockerImage>,
 }
@@ -299,38 +315,45 @@ impl Collector<'_> {
                 .then(|| entry.names.iter().map(Reference::familiar).collect()),
             layers: Some(layers.iter().map(|layer| blob_name(&layer.digest)).collect()),
         });
-        let as_it_came = layers
-            .iter()
-            .map(|l| l.digest)
-            .eq(image.manifest.layers.iter().map(|l| l.digest));
-        let (media_type, bytes) = match as_it_came {
-            true => {
-                let bytes = self.store.read_blob(&image.manifest_digest, MANIFEST_LIMIT)?;
-                (image.manifest.media_type().to_owned(), bytes)
-            }
-            false => {
-                let manifest = Manifest::new(
-                    Descriptor::new(image::OCI_CONFIG, config.digest, config.size),
-                    layers,
-                );
-                (image::OCI_MANIFEST.to_owned(), image::to_json(&manifest))
-            }
-        };
+        let (media_type, bytes) = self.manifest(image, layers)?;
         let mut descriptor = Descriptor::new(&media_type, Digest::of(&bytes), bytes.len() as u64);
         descriptor.platform = (!image.config.os.is_empty()).then(|| image.config.platform());
+        if !self.settings.descriptor_annotations.is_empty() {
+            descriptor.annotations = Some(self.settings.descriptor_annotations.clone());
+        }
         self.blobs.insert(descriptor.digest, Blob::Bytes(bytes));
+        self.manifests.push(descriptor.clone());
         self.list(descriptor, &entry.names);
         Ok(())
+    }
+
+    /// The manifest with these layers, and its media type: as it came if nothing in it changes.
+    fn manifest(&self, image: &Image, layers: Vec<Descriptor>) -> Result<(String, Vec<u8>), SaveError> {
+        let settings = self.settings;
+        if layers == image.manifest.layers
+            && settings.annotations.is_empty()
+            && settings.media_types == MediaTypes::Oci
+        {
+            let bytes = self.store.read_blob(&image.manifest_digest, MANIFEST_LIMIT)?;
+            return Ok((image.manifest.media_type().to_owned(), bytes));
+        }
+        let mut config = image.manifest.config.clone();
+        config.media_type = settings.media_types.config().to_owned();
+        let mut manifest = Manifest::new(config, layers);
+        manifest.media_type = Some(settings.media_types.manifest().to_owned());
+        manifest.other.clone_from(&image.manifest.other);
+        manifest.annotate(&settings.annotations);
+        Ok((manifest.media_type().to_owned(), image::to_json(&manifest)))
     }
 
     /// One entry of the index for each name, or one without a name.
     fn list(&mut self, descriptor: Descriptor, names: &[Reference]) {
         for name in names {
             let mut named = descriptor.clone();
-            named.annotations = Some(BTreeMap::from([
+            named.annotations.get_or_insert_default().extend([
                 (IMAGE_NAME.to_owned(), name.to_string()),
                 (REF_NAME.to_owned(), name.tag().unwrap_or("latest").to_owned()),
-            ]));
+            ]);
             self.index.push(named);
         }
         if names.is_empty() {
@@ -341,19 +364,29 @@ impl Collector<'_> {
     /// The image's layers as they are to be written.
     fn layers(&mut self, image: &Image) -> Result<Vec<Descriptor>, SaveError> {
         let came = image.manifest.layers.iter();
-        image
-            .layers()
-            .iter()
-            .zip(came)
-            .map(|(id, came)| match self.compression {
-                None if self.store.has_blob(&came.digest) => {
-                    self.blobs.insert(came.digest, Blob::Stored { size: came.size });
-                    Ok(came.clone())
-                }
-                None | Some(Compression::None) => self.plain(id),
-                Some(compression) => self.compress(id, compression),
-            })
-            .collect()
+        let layers = image.layers().iter().zip(came);
+        layers.map(|(id, came)| self.layer(id, came)).collect()
+    }
+
+    fn layer(&mut self, id: &DiffId, came: &Descriptor) -> Result<Descriptor, SaveError> {
+        // The blob of a layer that was made here is its plain tar.
+        let stays = match self.settings.coding() {
+            None => true,
+            Some(coding) => coding.existing == Existing::Keep && came.digest != id.0,
+        };
+        let mut layer = match self.settings.coding() {
+            _ if stays && self.store.has_blob(&came.digest) => {
+                self.blobs.insert(came.digest, Blob::Stored { size: came.size });
+                came.clone()
+            }
+            None => self.plain(id)?,
+            Some(coding) if coding.compression == Compression::None => self.plain(id)?,
+            Some(coding) => self.compress(id, coding)?,
+        };
+        if self.settings.media_types == MediaTypes::Docker {
+            layer.media_type = MediaTypes::Docker.layer(&layer.media_type);
+        }
+        Ok(layer)
     }
 
     fn plain(&mut self, id: &DiffId) -> Result<Descriptor, SaveError> {
@@ -362,7 +395,7 @@ impl Collector<'_> {
         Ok(Descriptor::new(OCI_LAYER, id.0, size))
     }
 
-    fn compress(&mut self, id: &DiffId, compression: Compression) -> Result<Descriptor, SaveError> {
+    fn compress(&mut self, id: &DiffId, coding: Coding) -> Result<Descriptor, SaveError> {
         if let Some(known) = self.compressed.get(id) {
             return Ok(known.clone());
         }
@@ -370,44 +403,14 @@ impl Collector<'_> {
         let size = self.store.layer(id)?.index().tar_size();
         let mut plain = Verifying::new(self.store.open_blob(&id.0)?, id.0, size);
         let file = tempfile::tempfile_in(self.work.path()).map_err(error)?;
-        let (file, digest, size, suffix) = compress_into(&mut plain, file, compression).map_err(error)?;
+        let (file, digest, size) = coding.compress(&mut plain, file).map_err(error)?;
         self.blobs.insert(digest, Blob::Compressed { file, size });
-        let descriptor = Descriptor::new(&format!("{OCI_LAYER}{suffix}"), digest, size);
+        let descriptor = Descriptor::new(
+            &format!("{OCI_LAYER}{}", coding.compression.suffix()),
+            digest,
+            size,
+        );
         self.compressed.insert(*id, descriptor.clone());
         Ok(descriptor)
     }
-}
-
-/// Compresses `plain` into `file`: the file, the digest and the size of what is in it, and the suffix of its media type.
-fn compress_into(
-    plain: &mut dyn Read,
-    file: File,
-    compression: Compression,
-) -> io::Result<(File, Digest, u64, &'static str)> {
-    let out = Hashing::new(BufWriter::with_capacity(256 << 10, file));
-    let (out, suffix) = match compression {
-        Compression::None => {
-            let mut out = out;
-            io::copy(plain, &mut out)?;
-            (out, "")
-        }
-        Compression::Gzip => {
-            let mut encoder = GzEncoder::new(out, flate2::Compression::new(GZIP_LEVEL));
-            io::copy(plain, &mut encoder)?;
-            (encoder.finish()?, "+gzip")
-        }
-        Compression::Zstd => {
-            let mut encoder = zstd::Encoder::new(out, ZSTD_LEVEL)?;
-            encoder.include_checksum(true)?;
-            io::copy(plain, &mut encoder)?;
-            (encoder.finish()?, "+zstd")
-        }
-    };
-    let (buffer, digest, size) = out.finish();
-    Ok((
-        buffer.into_inner().map_err(|e| e.into_error())?,
-        digest,
-        size,
-        suffix,
-    ))
 }

@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
 use mica_fs::store::Store;
 
 use super::*;
-use crate::image::{Descriptor, Image, Index, Manifest, OCI_CONFIG, OCI_LAYER, Platform};
+use crate::image::{Descriptor, Image, Index, Manifest, MediaTypes, OCI_CONFIG, OCI_LAYER, Platform};
 use crate::reference::Reference;
 
 /// A store of its own, and a way to write archives.
@@ -273,13 +274,16 @@ fn what_is_saved_can_be_loaded() {
         image: &loaded.image,
         names: loaded.names.clone(),
     };
-    let save = |format, compression| {
+    let save = |format, compression: Option<Compression>| {
+        let settings = Settings {
+            coding: compression.map(Coding::from),
+            ..Settings::new(format)
+        };
         let mut archive = Vec::new();
         write(
             &world.store,
             std::slice::from_ref(&entry),
-            format,
-            compression,
+            &settings,
             &mut archive,
         )
         .unwrap();
@@ -304,10 +308,77 @@ fn what_is_saved_can_be_loaded() {
     assert!(save(ArchiveFormat::Oci, Some(Compression::Gzip)).len() < save(ArchiveFormat::Oci, None).len());
 
     let directory = world.directory.path().join("layout");
-    write_layout(&world.store, &[entry], None, &directory).unwrap();
+    let settings = Settings::new(ArchiveFormat::Oci);
+    write_layout(&world.store, &[entry], &settings, &directory).unwrap();
     let other = World::new();
     let again = load(&other.store, Input::Path(&directory)).unwrap();
     assert_eq!(again[0].image.id(), loaded.image.id());
+}
+
+#[test]
+fn media_types_levels_and_annotations_are_those_asked_for() {
+    let world = World::new();
+    let loaded = world.load(&old_docker_archive()).unwrap().remove(0);
+    let entry = Entry {
+        image: &loaded.image,
+        names: loaded.names.clone(),
+    };
+    let saved = |settings: &Settings| {
+        let mut archive = Vec::new();
+        let written = write(&world.store, std::slice::from_ref(&entry), settings, &mut archive).unwrap();
+        let again = World::new().load(&archive).unwrap().remove(0);
+        assert_eq!(again.image.manifest_digest, written[0].digest);
+        (again.image.manifest, written[0].clone())
+    };
+    let plain = Settings::new(ArchiveFormat::Oci);
+    let (manifest, descriptor) = saved(&Settings {
+        coding: Some(Compression::Gzip.into()),
+        media_types: MediaTypes::Docker,
+        ..plain.clone()
+    });
+    let docker = "application/vnd.docker";
+    assert_eq!(
+        descriptor.media_type,
+        format!("{docker}.distribution.manifest.v2+json")
+    );
+    assert_eq!(
+        manifest.config.media_type,
+        format!("{docker}.container.image.v1+json")
+    );
+    let layer = format!("{docker}.image.rootfs.diff.tar.gzip");
+    assert!(
+        manifest.layers.iter().all(|l| l.media_type == layer),
+        "{manifest:?}"
+    );
+
+    let annotations = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+    let (manifest, descriptor) = saved(&Settings {
+        annotations: annotations.clone(),
+        descriptor_annotations: annotations,
+        ..plain.clone()
+    });
+    assert_eq!(manifest.other["annotations"], serde_json::json!({"a": "b"}));
+    assert_eq!(descriptor.annotation("a"), Some("b"));
+
+    // What came compressed stays so, unless it is to be compressed again.
+    let coding = |existing| Coding {
+        compression: Compression::Zstd,
+        level: Some(1),
+        existing,
+    };
+    let [kept, recoded] = [Existing::Keep, Existing::Recode].map(|existing| {
+        let (manifest, _) = saved(&Settings {
+            coding: Some(coding(existing)),
+            ..plain.clone()
+        });
+        manifest.layers.iter().map(|l| l.digest).collect::<Vec<_>>()
+    });
+    let came: Vec<_> = loaded.image.manifest.layers.iter().map(|l| l.digest).collect();
+    let made_here = |i: usize| came[i] == loaded.image.layers()[i].0;
+    for i in 0..came.len() {
+        assert_ne!(recoded[i], came[i]);
+        assert_eq!(kept[i] == came[i], !made_here(i));
+    }
 }
 
 #[test]

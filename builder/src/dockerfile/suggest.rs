@@ -1,7 +1,7 @@
 //! "Did you mean": the nearest of the names there are.
 
 /// The nearest of `names` to `given`, if it is near enough to be a slip.
-pub(super) fn suggestion<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn suggestion<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let given: Vec<char> = given.to_lowercase().chars().take(32).collect();
     let slip = if given.len() > 4 { 2 } else { 1 };
     let distances = names

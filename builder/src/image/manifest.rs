@@ -18,8 +18,51 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Media type of an uncompressed layer of OCI; `+gzip` or `+zstd` follows for a compressed one.
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// Whose names of kinds of blobs are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MediaTypes {
+    /// OCI's.
+    #[default]
+    Oci,
+    /// Docker's older ones ("image manifest version 2, schema 2"), for registries and tools that know no others.
+    Docker,
+}
+
+impl MediaTypes {
+    /// That of a manifest.
+    pub fn manifest(self) -> &'static str {
+        match self {
+            Self::Oci => OCI_MANIFEST,
+            Self::Docker => DOCKER_MANIFEST,
+        }
+    }
+
+    /// That of an image configuration.
+    pub fn config(self) -> &'static str {
+        match self {
+            Self::Oci => OCI_CONFIG,
+            Self::Docker => DOCKER_CONFIG,
+        }
+    }
+
+    /// That of a layer which has the media type `known`.
+    pub fn layer(self, known: &str) -> String {
+        let compression = ["gzip", "zstd"].into_iter().find(|name| known.ends_with(name));
+        let (base, separator) = match self {
+            Self::Oci => (OCI_LAYER, '+'),
+            Self::Docker => (DOCKER_LAYER, '.'),
+        };
+        match compression {
+            Some(compression) => format!("{base}{separator}{compression}"),
+            None => base.to_owned(),
+        }
+    }
+}
 
 /// A content descriptor: what a blob is, its digest and its size.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -85,7 +128,7 @@ impl Descriptor {
             base,
             OCI_LAYER
                 | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-                | "application/vnd.docker.image.rootfs.diff.tar"
+                | DOCKER_LAYER
                 | "application/vnd.docker.image.rootfs.diff.tar.zstd"
         ) && matches!(compression, None | Some("gzip" | "zstd"))
     }
@@ -170,6 +213,22 @@ impl Manifest {
             layers,
             other: BTreeMap::new(),
         }
+    }
+
+    /// Adds annotations.
+    pub fn annotate(&mut self, annotations: &BTreeMap<String, String>) {
+        if annotations.is_empty() {
+            return;
+        }
+        let there = self.other.entry("annotations".to_owned());
+        let there = there.or_insert(Value::Null);
+        // Something else than an object there is not valid.
+        let mut all = there.as_object().cloned().unwrap_or_default();
+        let new = annotations
+            .iter()
+            .map(|(key, value)| (key.clone(), value.as_str().into()));
+        all.extend(new);
+        *there = all.into();
     }
 
     /// Its media type: as it says itself, or OCI's.

@@ -331,7 +331,7 @@ impl<'a> Evaluator<'a> {
             .iter()
             .filter_map(|(k, v)| Some((k.clone(), v.clone()?)));
         let env = declared.chain(self.env.iter().cloned()).collect();
-        let op = Op::Run(graph::Run {
+        let op = Op::Run(Box::new(graph::Run {
             args: shell.into_iter().chain(command).collect(),
             script,
             env,
@@ -343,7 +343,7 @@ impl<'a> Evaluator<'a> {
             mounts: flags.mounts,
             security: flags.security,
             limits: self.planner.request.limits.clone(),
-        });
+        }));
         Ok((op, Some(history)))
     }
 

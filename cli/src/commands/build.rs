@@ -68,7 +68,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         build(&dockerfile, &request, &solver)
     })?;
     let image = match result {
-        Ok(image) => image,
+        Ok(product) => product.image,
         Err(error) => {
             drop(progress);
             return Err(failure::failure(error, &source));
@@ -96,6 +96,7 @@ fn deliver(
 ) -> anyhow::Result<()> {
     let store = &*context.store()?;
     let id = image.id();
+    store.add_image(&image.manifest_digest)?;
     progress.note(&format!("image {id}"));
     for name in names {
         store.tag(&name.to_string(), &image.manifest_digest)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use mica_builder::archive::{self, ArchiveFormat, Compression, Entry, SaveError};
+use mica_builder::archive::{self, ArchiveFormat, Coding, Compression, Entry, SaveError, Settings};
 use mica_builder::image::{Image, Selected};
 use mica_builder::reference::Reference;
 
@@ -82,7 +82,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             names: names.clone(),
         })
         .collect();
-    let compression = args.compression.map(|choice| match choice {
+    let coding = args.compression.map(|choice| match choice {
         CompressionChoice::None => Compression::None,
         CompressionChoice::Gzip => Compression::Gzip,
         CompressionChoice::Zstd => Compression::Zstd,
@@ -91,11 +91,17 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         SaveFormat::DockerArchive => ArchiveFormat::Docker,
         SaveFormat::OciArchive | SaveFormat::OciDir => ArchiveFormat::Oci,
     };
+    let settings = Settings {
+        coding: coding.map(Coding::from),
+        ..Settings::new(format)
+    };
     match (args.output, args.format) {
-        (Some(path), SaveFormat::OciDir) => archive::write_layout(&store, &entries, compression, &path)?,
+        (Some(path), SaveFormat::OciDir) => {
+            archive::write_layout(&store, &entries, &settings, &path)?;
+        }
         (None, SaveFormat::OciDir) => return Err(usage_error("--format oci-dir needs --output DIRECTORY")),
         (Some(path), _) => archive::save_file::<SaveError>(&path, |out| {
-            archive::write(&store, &entries, format, compression, out)
+            archive::write(&store, &entries, &settings, out).map(drop)
         })?,
         (None, _) if io::stdout().is_terminal() => {
             return Err(hint(
@@ -105,7 +111,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         }
         (None, _) => {
             let mut out = context.output();
-            archive::write(&store, &entries, format, compression, &mut out)?;
+            archive::write(&store, &entries, &settings, &mut out)?;
             out.flush()?;
         }
     }

@@ -137,5 +137,6 @@ pub(super) fn request(args: &Args, contexts: BTreeMap<String, NamedContext>) -> 
         platform: sources::platform(&args.platform)?,
         refresh: args.no_cache_filter.iter().cloned().collect(),
         contexts,
+        ..Request::default()
     })
 }

@@ -1,0 +1,102 @@
+//! How layers are compressed when they leave.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read};
+
+use flate2::write::GzEncoder;
+use mica_fs::digest::{Digest, Hashing};
+
+/// gzip's own default, which Docker's tools use as well.
+const GZIP_LEVEL: u32 = 6;
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
+
+/// A form of a layer's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// As plain tars.
+    None,
+    /// By gzip.
+    Gzip,
+    /// By zstd.
+    Zstd,
+}
+
+/// How the layers of an archive are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Coding {
+    /// By what.
+    pub compression: Compression,
+    /// How hard to try, from 0 to [`Compression::highest_level`]; the compression's own default if `None`.
+    pub level: Option<u32>,
+    /// What happens to layers that came compressed.
+    pub existing: Existing,
+}
+
+/// What happens to layers that came compressed into the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Existing {
+    /// They leave as they came.
+    Keep,
+    /// They are compressed again like the others.
+    Recode,
+}
+
+impl Compression {
+    /// The greatest level there is; `None` where there are none.
+    pub fn highest_level(self) -> Option<u32> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some(9),
+            Self::Zstd => Some(22),
+        }
+    }
+
+    /// What follows a layer's media type (OCI image specification, "Layer Media Types").
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => "+gzip",
+            Self::Zstd => "+zstd",
+        }
+    }
+}
+
+impl From<Compression> for Coding {
+    /// All layers, at the default level.
+    fn from(compression: Compression) -> Self {
+        Self {
+            compression,
+            level: None,
+            existing: Existing::Recode,
+        }
+    }
+}
+
+impl Coding {
+    /// Compresses `plain` into `file`: the file, and the digest and the size of what is in it.
+    pub(super) fn compress(self, plain: &mut dyn Read, file: File) -> io::Result<(File, Digest, u64)> {
+        let mut out = Hashing::new(BufWriter::with_capacity(256 << 10, file));
+        let out = match self.compression {
+            Compression::None => {
+                io::copy(plain, &mut out)?;
+                out
+            }
+            Compression::Gzip => {
+                let level = self.level.unwrap_or(GZIP_LEVEL).min(9);
+                let mut encoder = GzEncoder::new(out, flate2::Compression::new(level));
+                io::copy(plain, &mut encoder)?;
+                encoder.finish()?
+            }
+            Compression::Zstd => {
+                let level = self.level.map_or(Ok(ZSTD_LEVEL), i32::try_from);
+                let mut encoder = zstd::Encoder::new(out, level.unwrap_or(ZSTD_LEVEL))?;
+                encoder.include_checksum(true)?;
+                io::copy(plain, &mut encoder)?;
+                encoder.finish()?
+            }
+        };
+        let (buffer, digest, size) = out.finish();
+        Ok((buffer.into_inner().map_err(|e| e.into_error())?, digest, size))
+    }
+}

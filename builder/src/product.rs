@@ -1,0 +1,79 @@
+//! What a build gives: the image, and what it can be made into before it leaves.
+
+use mica_fs::digest::DiffId;
+use mica_fs::layer::clamp::clamp_times;
+use mica_fs::layer::writer::{LayerWriter, WriteError};
+use mica_fs::store::{Store, StoreError};
+use serde_json::json;
+
+use crate::cache::{self, Key};
+use crate::epoch::Epoch;
+use crate::image::{Image, ImageError};
+
+/// Why an image cannot be made into another one.
+#[derive(Debug, thiserror::Error)]
+pub enum ProductError {
+    /// A layer cannot be written again.
+    #[error("cannot write the layer {layer} again")]
+    Layer {
+        /// The layer.
+        layer: DiffId,
+        /// What is wrong.
+        source: WriteError,
+    },
+    /// The new image cannot be written.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a build gives.
+#[derive(Clone, Debug)]
+pub struct Product {
+    /// The image.
+    pub image: Image,
+    /// The image that it stands on.
+    pub base: Option<Image>,
+    /// The time that the build took for now (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<Epoch>,
+}
+
+impl Product {
+    /// The image with no time of a file later than `epoch`. The layers of its base stay as they are.
+    ///
+    /// # Errors
+    /// [`ProductError`].
+    pub fn clamped(&self, store: &Store, epoch: Epoch) -> Result<Image, ProductError> {
+        let mut config = self.image.config.clone();
+        for layer in config.rootfs.diff_ids.iter_mut().skip(self.inherited()) {
+            *layer = clamped_layer(store, *layer, epoch)?;
+        }
+        Ok(Image::write(store, config, self.base.as_ref())?)
+    }
+
+    /// How many of the layers are those of the base.
+    fn inherited(&self) -> usize {
+        let base = self.base.as_ref().map(Image::layers).unwrap_or_default();
+        let pairs = base.iter().zip(self.image.layers());
+        pairs.take_while(|(below, own)| below == own).count()
+    }
+}
+
+/// The layer with no time later than `epoch`, made once.
+fn clamped_layer(store: &Store, id: DiffId, epoch: Epoch) -> Result<DiffId, ProductError> {
+    let key = Key::new(&[id], "clamp", json!(epoch.to_string()));
+    if let Some(layer) = cache::find(store, &key)?.and_then(|record| record.layer) {
+        return Ok(layer);
+    }
+    let failed = |source| ProductError::Layer { layer: id, source };
+    let layer = store.layer(&id)?;
+    let work = store.work_dir()?;
+    let mut writer = LayerWriter::new(work.path()).map_err(failed)?;
+    clamp_times(&layer, epoch.timestamp(), &mut writer).map_err(failed)?;
+    let written = writer.finish().map_err(failed)?;
+    let clamped = store.publish_layer(work, &written)?.diff_id();
+    cache::keep(store, &key, Some(clamped), epoch.to_string())?;
+    Ok(clamped)
+}
