@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::machine;
+
 /// No command of a test takes longer than this on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+fn patience() -> Duration {
+    Duration::from_secs(machine::either(240, 7200))
+}
 
 /// A command about to be run.
 pub struct Run {
@@ -148,13 +152,13 @@ impl Running {
     /// # Panics
     /// If that takes too long; the process is then killed.
     pub fn wait(mut self) -> Outcome {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience();
         let left = || end.saturating_duration_since(Instant::now());
         let output = [&self.stdout, &self.stderr].map(|pipe| pipe.recv_timeout(left()));
         let [Ok(stdout), Ok(stderr)] = output else {
             // It may have ended, and left a child that holds the pipes.
             let _ = self.child.kill();
-            panic!("{}: not done after {PATIENCE:?}", self.text);
+            panic!("{}: not done after {:?}", self.text, patience());
         };
         let status = self.child.wait().expect("a child can be waited for");
         Outcome {

@@ -15,6 +15,8 @@ pub mod leftovers;
 pub mod machine;
 pub mod namespace;
 pub mod scene;
+pub mod way;
 
 pub use command::{Outcome, Run, Running};
 pub use scene::Scene;
+pub use way::Way;

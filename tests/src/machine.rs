@@ -42,6 +42,33 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// A test suite that `scripts/test` installs from its source, in `target/tools`; or one of `PATH`. `None`, with a
+/// word on it, if it is not there.
+pub fn suite(name: &str) -> Option<PathBuf> {
+    // target/PROFILE/deps/TEST
+    let test = env::current_exe().expect("the test knows its own path");
+    let target = test
+        .ancestors()
+        .nth(3)
+        .expect("a test lies in target/PROFILE/deps");
+    let installed = target.join("tools/bin").join(name);
+    let found = installed.is_file().then_some(installed).or_else(|| program(name));
+    if found.is_none() {
+        skip(Lack::Mendable, &format!("not installed: {name}"));
+    }
+    found
+}
+
+/// Whether the tests are to take the time they need (`scripts/test --long`) rather than a few minutes.
+pub fn is_long() -> bool {
+    env::var_os("MICA_TEST_LONG").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// One number for a run of reasonable length, the other for a long one.
+pub fn either<T>(short: T, long: T) -> T {
+    if is_long() { long } else { short }
+}
+
 /// All of these programs, or a word on which of them are missing.
 pub fn programs(names: &[&str]) -> Option<()> {
     let missing: Vec<_> = names
