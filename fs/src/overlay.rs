@@ -9,7 +9,7 @@
 //! own (`data.rs`). No lock of names is ever held across the reading or writing of files.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use data::FileData;
 use lower::Lowers;
@@ -240,6 +240,8 @@ pub struct Overlay {
     tree: Mutex<Tree>,
     lower: Arc<Lowers>,
     upper: Option<upper::Active>,
+    /// Shared by whoever changes the bytes of a file; held alone while they are to stay as they are.
+    bytes: RwLock<()>,
     record: bool,
 }
 
@@ -251,6 +253,7 @@ impl Overlay {
             tree: Mutex::new(Tree::new(Arc::clone(&lower), None)),
             lower,
             upper: None,
+            bytes: RwLock::default(),
             record: false,
         }
     }
@@ -278,6 +281,7 @@ impl Overlay {
             tree: Mutex::new(tree),
             lower,
             upper: Some(upper),
+            bytes: RwLock::default(),
             record: options.record,
         })
     }
@@ -302,6 +306,11 @@ impl Overlay {
             Some(upper) => upper.sync(self, Durable::All),
             None => Ok(()),
         }
+    }
+
+    /// Holds up every change of the bytes of files until it is dropped. Names and metadata go on changing.
+    pub(crate) fn hold_bytes(&self) -> RwLockWriteGuard<'_, ()> {
+        self.bytes.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lock on names and metadata. A panic elsewhere cannot leave them half-changed in a way that matters

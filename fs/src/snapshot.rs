@@ -19,12 +19,14 @@ pub enum PackError {
 }
 
 /// Writes what the session has changed so far, in the order of a walk by name, so that equal changes give equal
-/// layers. If nothing has changed nothing is written. Sockets are left out: a layer cannot hold one. Nobody
-/// must write to the overlay meanwhile.
+/// layers. If nothing has changed nothing is written. Sockets are left out: a layer cannot hold one.
+///
+/// The layer is what the overlay shows at one moment. Until it is written, whoever changes bytes of a file waits.
 ///
 /// # Errors
 /// [`PackError`]; what was written of the layer then is worthless.
 pub fn pack(overlay: &Overlay, writer: &mut LayerWriter) -> Result<(), PackError> {
+    let _still = overlay.hold_bytes();
     for change in overlay.changes()? {
         let path = &change.path;
         match change.what {

@@ -31,6 +31,7 @@ mod layout;
 pub mod lease;
 #[cfg(test)]
 mod tests;
+mod uppers;
 mod work;
 
 use catalog::Catalog;
@@ -39,6 +40,7 @@ pub use fsck::{FsckOptions, FsckReport, Problem};
 pub use gc::{Policy, Pruned, Reach, ReachError, Space, Usage};
 pub use images::ImageRecord;
 pub use lease::Lease;
+pub use uppers::{UpperBase, UpperRecord};
 pub use work::WorkDir;
 
 /// The version of the store's layout that this program writes, and the newest it reads.

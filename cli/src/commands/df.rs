@@ -34,12 +34,13 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn parts(usage: &Usage) -> [(&'static str, Space); 5] {
+fn parts(usage: &Usage) -> [(&'static str, Space); 6] {
     [
         ("Layers", usage.layers),
         ("Blobs", usage.blobs),
         ("Cache records", usage.cache),
         ("Cache mounts", usage.cache_mounts),
+        ("Uppers", usage.uppers),
         ("Work in progress", usage.work),
     ]
 }

@@ -30,6 +30,7 @@ impl Overlay {
     /// [`Error::FileTooLarge`], [`Error::Io`].
     pub fn set_attr(&self, ino: Ino, changes: &Changes) -> Result<Attr> {
         if let Some(size) = changes.size {
+            let _changing = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
             let data = self.tree_mut()?.own_data(ino.0, size > 0)?;
             self.change_bytes(ino, &data, |data| data.truncate(size))?;
         }

@@ -140,6 +140,7 @@ impl Overlay {
 
     /// Changes the data of a file; its times change now.
     fn change_data(&self, ino: Ino, change: impl FnOnce(&FileData) -> Result<()>) -> Result<()> {
+        let _changing = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
         let mut tree = self.tree_mut()?;
         let data = tree.own_data(ino.0, true)?;
         tree.touch(ino.0)?;

@@ -119,6 +119,34 @@ pub enum StoreError {
         /// What is wrong.
         source: LayerError,
     },
+    /// It cannot name an upper.
+    #[error("{name:?} cannot name an upper: use letters, digits, '_', '-' and '.'")]
+    UpperName {
+        /// The name.
+        name: String,
+    },
+    /// The store has no such upper.
+    #[error("there is no upper {name:?}")]
+    NoUpper {
+        /// Its name.
+        name: String,
+    },
+    /// The upper belongs to an image of other layers.
+    #[error("the upper {name:?} belongs to another image: {image} ({manifest})")]
+    UpperBase {
+        /// Its name.
+        name: String,
+        /// The image that it belongs to, as it was named.
+        image: String,
+        /// That image's manifest.
+        manifest: Digest,
+    },
+    /// A session has the upper.
+    #[error("the upper {name:?} is in use")]
+    UpperInUse {
+        /// Its name.
+        name: String,
+    },
     /// The caller could not tell what an image needs, so nothing was removed.
     #[error("cannot tell what the image {manifest} needs; nothing was removed")]
     Reach {

@@ -1,7 +1,7 @@
 //! What takes room in the store, and the removal of what nothing needs.
 //!
-//! Needed is what an image needs, what a cache record names that the policy keeps, and what a live process
-//! holds. What an image needs the caller tells: this crate reads no manifests.
+//! Needed is what an image needs, what a cache record names that the policy keeps, what named
+//! uppers lie upon, and what a live process holds. What an image needs the caller tells: this crate reads no manifests.
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Store, StoreError, work};
+use super::{Store, StoreError, uppers, work};
 use crate::digest::{DiffId, Digest};
 use crate::layer::Timestamp;
 
@@ -80,7 +80,9 @@ pub struct Usage {
     pub cache: Space,
     /// Directories that RUN keeps between builds (`--mount=type=cache`).
     pub cache_mounts: Space,
-    /// Uppers and half-written things of live processes.
+    /// Named uppers.
+    pub uppers: Space,
+    /// Scratch uppers and half-written things of live processes.
     pub work: Space,
 }
 
@@ -100,18 +102,20 @@ impl Store {
         let gate = self.gate_exclusive()?;
         let mut pruned = Pruned::default();
         let mut needed: HashSet<Digest> = self.leased(&gate)?.into_iter().collect();
+        for upper in self.uppers()? {
+            needed.insert(upper.base.manifest);
+            needed.extend(upper.base.layers.iter().map(|layer| layer.0));
+            // The image may have been removed since: its blobs are there as long as they were needed here.
+            if self.has_blob(&upper.base.manifest) {
+                self.need(&upper.base.manifest, reach, &mut needed)?;
+            }
+        }
         for image in self.images()? {
             if image.names.is_empty() && !policy.keep_unnamed && !needed.contains(&image.manifest) {
                 pruned.images.push(image.manifest);
                 continue;
             }
-            let reached = reach(&image.manifest).map_err(|source| StoreError::Reach {
-                manifest: image.manifest,
-                source,
-            })?;
-            needed.insert(image.manifest);
-            needed.extend(reached.blobs);
-            needed.extend(reached.layers.iter().map(|layer| layer.0));
+            self.need(&image.manifest, reach, &mut needed)?;
         }
         let stale = self.stale_records(policy, &mut needed)?;
         pruned.cache_records = stale.len() as u64;
@@ -126,6 +130,23 @@ impl Store {
             self.remove_cache_mounts(policy.dry_run, &mut pruned)?;
         }
         Ok(pruned)
+    }
+
+    /// Adds what an image needs.
+    fn need(
+        &self,
+        manifest: &Digest,
+        reach: &dyn Fn(&Digest) -> Result<Reach, ReachError>,
+        needed: &mut HashSet<Digest>,
+    ) -> Result<(), StoreError> {
+        let reached = reach(manifest).map_err(|source| StoreError::Reach {
+            manifest: *manifest,
+            source,
+        })?;
+        needed.insert(*manifest);
+        needed.extend(reached.blobs);
+        needed.extend(reached.layers.iter().map(|layer| layer.0));
+        Ok(())
     }
 
     /// Whether RUN keeps directories between builds. Their files may belong to users of images, so that removing them
@@ -219,7 +240,7 @@ impl Store {
     }
 
     /// Removes a directory of the store: by a rename, so that no part of it is ever seen.
-    fn remove_directory(&self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn remove_directory(&self, path: &Path) -> Result<(), StoreError> {
         let work = self.work_dir()?;
         fs::rename(path, work.path().join("removed")).map_err(|e| StoreError::io("remove", path, e))
     }
@@ -246,6 +267,7 @@ impl Store {
         let (count, bytes) = self.with_catalog(|catalog| catalog.cache_size())?;
         usage.cache = Space { count, bytes };
         usage.cache_mounts = on_disk(&self.cache_mounts())?;
+        usage.uppers = on_disk(&self.root.join(uppers::DIRECTORY))?;
         usage.work = on_disk(&self.root.join(work::DIRECTORY))?;
         Ok(usage)
     }
@@ -284,7 +306,7 @@ fn lock_all(directory: &Path) -> Result<Option<Vec<File>>, StoreError> {
 
 /// The number of entries directly in a directory (1 for a file), and the bytes on disk of the whole tree.
 /// What vanishes meanwhile counts nothing, nor does what is in a directory of an image's user.
-fn on_disk(path: &Path) -> Result<Space, StoreError> {
+pub(super) fn on_disk(path: &Path) -> Result<Space, StoreError> {
     let mut space = Space::default();
     let mut todo = vec![(path.to_owned(), 0)];
     let gone = |e: &io::Error| {
