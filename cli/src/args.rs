@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    build, cat, cp, df, diff, doctor, fsck, history, images, import, inspect, load, ls, mount, mounts, prune,
-    rmi, run, save, tag, umount, version,
+    build, cat, commit, cp, df, diff, doctor, fsck, history, images, import, inspect, load, ls, mount,
+    mounts, prune, rmi, run, save, tag, umount, upper, version,
 };
 use crate::config::Context;
 
@@ -107,6 +107,8 @@ pub enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
+    Commit(commit::Args),
+    Upper(upper::Args),
     Ls(ls::Args),
     Cat(cat::Args),
     Cp(cp::Args),
@@ -143,6 +145,8 @@ impl Command {
             Self::Mount(args) => mount::run(args, context),
             Self::Umount(args) => umount::run(args, context),
             Self::Mounts(args) => mounts::run(args, context),
+            Self::Commit(args) => commit::run(args, context),
+            Self::Upper(args) => upper::run(args, context),
             Self::Ls(args) => ls::run(args, context),
             Self::Cat(args) => cat::run(args, context),
             Self::Cp(args) => cp::run(args, context),

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cat;
+pub mod commit;
 pub mod cp;
 pub mod df;
 pub mod diff;
@@ -21,4 +22,5 @@ pub mod run;
 pub mod save;
 pub mod tag;
 pub mod umount;
+pub mod upper;
 pub mod version;

@@ -13,11 +13,12 @@ use anyhow::Context as _;
 use mica_builder::image::Image;
 use mica_fs::mount::{MountError, MountOptions, Permissions};
 use mica_fs::overlay::{Overlay, Upper};
-use mica_fs::store::{Lease, Store, WorkDir};
+use mica_fs::store::{Lease, Store, StoreError, UpperBase, WorkDir};
 
 use crate::config::Context;
 use crate::diagnostic::{hint, usage_error};
 
+pub mod control;
 mod namespace;
 pub mod record;
 pub mod serve;
@@ -128,8 +129,13 @@ impl What {
                 Overlay::writable(layers, Upper::scratch(work.path()), Default::default())?
             }
             (true, Some(name)) => {
-                let directory = named_upper(store, name)?;
-                Overlay::writable(layers, Upper::named(&directory), Default::default())
+                let base = UpperBase {
+                    image: self.image.clone(),
+                    manifest: image.manifest_digest,
+                    layers: ids,
+                };
+                let upper = named_upper(store, name, &base)?;
+                Overlay::writable(layers, upper, Default::default())
                     .with_context(|| format!("cannot use the upper {name:?}"))?
             }
         };
@@ -162,18 +168,17 @@ fn find_image(store: &Store, text: &str) -> anyhow::Result<Image> {
     })
 }
 
-/// The directory of a named upper, made if it is not there.
-fn named_upper(store: &Store, name: &str) -> anyhow::Result<PathBuf> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if name.is_empty() || name.starts_with('.') || name.len() > 128 || !name.chars().all(plain) {
-        return Err(usage_error(format!(
-            "{name:?} cannot name an upper: use letters, digits, '_', '-' and '.'"
-        )));
-    }
-    let directory = store.root().join("uppers").join(name);
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-    Ok(directory)
+/// The named upper, made if it is not there.
+fn named_upper(store: &Store, name: &str, base: &UpperBase) -> anyhow::Result<Upper> {
+    store.upper(name, base).map_err(|error| match &error {
+        StoreError::UpperBase { manifest, .. } => {
+            let advice = format!(
+                "choose another name; or mount {manifest}, or make an image of it: mica commit {name} IMAGE"
+            );
+            hint(error, advice)
+        }
+        _ => error.into(),
+    })
 }
 
 /// Adds to a mount error what can be done about it.

@@ -72,13 +72,18 @@ fn directory(context: &Context) -> PathBuf {
     context.root().join("mounts")
 }
 
+/// The record of the mount that the process `pid` serves.
+pub fn path(context: &Context, pid: u32) -> PathBuf {
+    directory(context).join(format!("{pid}.json"))
+}
+
 /// Writes the record of this process's mount.
 ///
 /// # Errors
 /// If the store cannot be written.
 pub fn publish(context: &Context, record: &Record) -> anyhow::Result<Published> {
     let directory = directory(context);
-    let path = directory.join(format!("{}.json", record.pid));
+    let path = path(context, record.pid);
     let written = || -> io::Result<Published> {
         fs::create_dir_all(&directory)?;
         let mut file = tempfile::NamedTempFile::new_in(&directory)?;
@@ -174,6 +179,7 @@ fn sweep(path: &Path, record: Option<&Record>) {
         tracing::info!(directory = %record.directory.display(), "cleaned up behind a dead server");
     }
     let _ = fs::remove_file(path);
+    let _ = fs::remove_file(path.with_extension("sock"));
     remove_empty_log(path);
 }
 

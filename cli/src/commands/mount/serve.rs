@@ -12,7 +12,7 @@ use mica_fs::mount::{self, Means, MountError, Mounted, Permissions, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::record::{self, Record};
-use super::{What, explain, watch};
+use super::{What, control, explain, watch};
 use crate::config::Context;
 
 /// The hidden command that is a server.
@@ -137,6 +137,14 @@ fn serve(
         context,
         &record_of(what, &opened.image.manifest_digest.to_string(), &place),
     )?;
+    let _socket = match what.rw {
+        true => Some(control::listen(
+            published.path(),
+            Arc::clone(&store),
+            Arc::clone(&opened.overlay),
+        )?),
+        false => None,
+    };
     let _watched = watch::start(&place, Some(published.path()))?;
     unmount_on_signal(&place)?;
     ready()?;

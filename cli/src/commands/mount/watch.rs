@@ -46,6 +46,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         place.detach()?;
         if let Some(record) = orders.record {
             let _ = std::fs::remove_file(&record);
+            let _ = std::fs::remove_file(record.with_extension("sock"));
             super::record::remove_empty_log(&record);
         }
     }
