@@ -5,6 +5,7 @@ use mica_fs::store::Store;
 use crate::dockerfile::{Dockerfile, ParseError};
 use crate::epoch::Epoch;
 use crate::image::{Image, ImageConfig, ImageError, Platform};
+use crate::lint::Linter;
 use crate::plan::{self, FindImage, Request};
 use crate::product::Product;
 use crate::solver::{BuildError, Solver};
@@ -23,12 +24,20 @@ pub enum Error {
     Image(#[from] ImageError),
 }
 
-/// Builds the image that `dockerfile` describes. Its blobs are in the store, which does not list it yet.
+/// Builds the image that `dockerfile` describes. Its blobs are in the store, which does not list it yet. The linter hears
+/// of what is built, and may forbid it.
 ///
 /// # Errors
 /// [`Error`]; what the steps before the failed one gave stays in the cache.
-pub fn build(dockerfile: &Dockerfile, request: &Request, solver: &Solver<'_>) -> Result<Product, Error> {
-    let graph = plan::plan(dockerfile, request, &StoreImages(solver.store)).map_err(Error::Dockerfile)?;
+pub fn build(
+    dockerfile: &Dockerfile,
+    request: &Request,
+    solver: &Solver<'_>,
+    linter: &Linter<'_>,
+) -> Result<Product, Error> {
+    let images = StoreImages(solver.store);
+    let graph = plan::plan(dockerfile, request, &images, linter).map_err(Error::Dockerfile)?;
+    linter.verdict().map_err(Error::Dockerfile)?;
     let built = solver.solve(&graph)?;
     let mut config = graph.stage(graph.target).config.clone();
     config.created = built.created;
@@ -62,7 +71,7 @@ fn date(config: &mut ImageConfig, inherited: usize, epoch: Epoch) {
 }
 
 /// The images of the store.
-struct StoreImages<'a>(&'a Store);
+pub struct StoreImages<'a>(pub &'a Store);
 
 impl FindImage for StoreImages<'_> {
     fn find(&self, name: &str, platform: &Platform) -> Result<Image, (String, Option<String>)> {

@@ -59,6 +59,11 @@ impl Context {
         })
     }
 
+    /// What is left out.
+    pub fn ignore(&self) -> &Ignore {
+        &self.ignore
+    }
+
     fn host_path(&self, path: &ImagePath) -> PathBuf {
         self.root.join(path.as_os_str())
     }

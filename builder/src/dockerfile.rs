@@ -25,10 +25,8 @@ mod suggest;
 mod values;
 mod words;
 
-use std::fmt;
-
 pub use self::chmod::{Chmod, Clause};
-pub use self::directive::Directives;
+pub use self::directive::{Directives, is_official_syntax};
 pub use self::expand::{
     Environment, Escape, ExpandError, ExpandProblem, Expanded, NoVariables, expand_heredoc, expand_word,
     expand_words,
@@ -39,7 +37,7 @@ pub use self::instruction::{
     HealthcheckTiming, Instruction, InstructionKind, Onbuild, Run, RunCommand, RunFlag, RunFlagName, Stage,
 };
 pub(crate) use self::nodes::go_quoted;
-pub use self::nodes::{Args, Node, Nodes, Word, parse_nodes};
+pub use self::nodes::{Args, BlankContinuation, Node, Nodes, Word, parse_nodes};
 pub use self::source::{ParseError, Position, Span};
 pub use self::suggest::suggestion;
 pub use self::values::{
@@ -67,44 +65,12 @@ pub fn parse_trigger(text: &[u8]) -> Result<Instruction, ParseError> {
             let message = "FROM isn't allowed as an ONBUILD trigger";
             Err(ParseError::new(node.keyword.span, message))
         }
-        [node] => interpret::instruction(node, &mut Vec::new()),
+        [node] => interpret::instruction(node),
         [_, node, ..] => {
             let message = "an ONBUILD trigger must be a single instruction";
             Err(ParseError::new(node.keyword.span, message))
         }
         [] => Err(ParseError::new(Span::default(), "an ONBUILD trigger is empty")),
-    }
-}
-
-/// Something allowed but unwise, under the name that Docker's build checks give it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Warning {
-    /// Which rule.
-    pub rule: Rule,
-    /// What it is about.
-    pub span: Span,
-}
-
-/// The rules of which the parser warns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// `NoEmptyContinuation`.
-    EmptyContinuation,
-    /// `LegacyKeyValueFormat`.
-    LegacyKeyValueFormat,
-    /// `MaintainerDeprecated`.
-    MaintainerDeprecated,
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::EmptyContinuation => "NoEmptyContinuation: empty continuation line",
-            Self::LegacyKeyValueFormat => "LegacyKeyValueFormat: write NAME=VALUE instead of NAME VALUE",
-            Self::MaintainerDeprecated => {
-                "MaintainerDeprecated: use LABEL org.opencontainers.image.authors= instead"
-            }
-        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The build graph: stages, their steps, and what each needs. Pure data: it knows nothing of Dockerfile syntax,
 //! of the store or of how a step is executed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use mica_fs::digest::DiffId;
@@ -19,8 +19,9 @@ pub struct StageId(pub usize);
 /// A whole build.
 #[derive(Debug)]
 pub struct Graph {
-    /// All stages of the Dockerfile, in its order. A stage needs earlier ones only.
-    pub stages: Vec<Stage>,
+    /// The stages that the target needs, itself included, in the order of the Dockerfile. A stage needs earlier ones
+    /// only.
+    pub stages: BTreeMap<StageId, Stage>,
     /// The stage whose result is the image.
     pub target: StageId,
     /// When the image is to have been made, whenever that is (`SOURCE_DATE_EPOCH`).
@@ -279,15 +280,6 @@ pub enum CopyFrom {
     },
 }
 
-impl CopyFrom {
-    fn stage(&self) -> Option<StageId> {
-        match self {
-            Self::Stage(id) => Some(*id),
-            Self::Context | Self::Named(_) | Self::Image { .. } => None,
-        }
-    }
-}
-
 impl Mount {
     /// Where its files are, if it shows any.
     pub fn origin(&self) -> Option<&Origin> {
@@ -299,40 +291,7 @@ impl Mount {
     }
 }
 
-impl Stage {
-    /// The stages that this one needs.
-    fn needs(&self) -> BTreeSet<StageId> {
-        let mut needs = BTreeSet::new();
-        if let Base::Stage(id) = self.base {
-            needs.insert(id);
-        }
-        for step in &self.steps {
-            match &step.op {
-                Op::Copy(copy) => needs.extend(copy.from.stage()),
-                Op::Run(run) => {
-                    let origins = run.mounts.iter().filter_map(Mount::origin);
-                    needs.extend(origins.filter_map(|origin| origin.from.stage()));
-                }
-                Op::Configure | Op::WorkingDirectory { .. } => {}
-            }
-        }
-        needs
-    }
-}
-
 impl Graph {
-    /// The stages that the target needs, itself included, in the order of the Dockerfile.
-    pub fn needed(&self) -> BTreeSet<StageId> {
-        let mut needed = BTreeSet::new();
-        let mut todo = vec![self.target];
-        while let Some(id) = todo.pop() {
-            if needed.insert(id) {
-                todo.extend(self.stages[id.0].needs());
-            }
-        }
-        needed
-    }
-
     /// The image that a stage stands on in the end, through the stages below it.
     pub fn root_image(&self, id: StageId) -> Option<&Image> {
         match &self.stage(id).base {
@@ -342,8 +301,8 @@ impl Graph {
         }
     }
 
-    /// The stage of that number.
+    /// The stage of that number, which must be needed.
     pub fn stage(&self, id: StageId) -> &Stage {
-        &self.stages[id.0]
+        &self.stages[&id]
     }
 }

@@ -84,6 +84,11 @@ impl Ignore {
         self.patterns.is_empty()
     }
 
+    /// Whether a pattern takes paths in again (`!`).
+    pub fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.exception)
+    }
+
     /// Whether `path` is ignored: a path relative to the context's root, components parted by `/`,
     /// with no `.` and no `..` among them. The root itself (an empty path) never is.
     pub fn matches(&self, path: impl AsRef<[u8]>) -> bool {

@@ -4,6 +4,7 @@
 //! the [`solver`] takes each step from the [`cache`] or executes it by [`op`], and [`build`] writes the image.
 //!
 //! - [`dockerfile`], [`ignore`], [`glob`]: the languages that users write.
+//! - [`lint`]: what a Dockerfile better should not do; [`outline`]: what it offers.
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
 //! - [`http`], [`url`]: an HTTP client.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
@@ -26,8 +27,10 @@ pub mod http;
 pub mod ignore;
 pub mod image;
 pub mod import;
+pub mod lint;
 pub mod op;
 pub mod origin;
+pub mod outline;
 pub mod plan;
 pub mod product;
 pub mod reference;

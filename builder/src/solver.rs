@@ -1,7 +1,7 @@
 //! Executes a build graph: asks the cache for each step, executes the rest. Stages that do not need each other
 //! go side by side.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -201,11 +201,10 @@ impl Solver<'_> {
     /// # Errors
     /// The first step that failed. The results of the steps before it stay in the cache.
     pub fn solve(&self, graph: &Graph) -> Result<Built, BuildError> {
-        let needed = graph.needed();
-        let numbers = self.announce(graph, &needed);
+        let numbers = self.announce(graph);
         let progress = Progress::default();
         thread::scope(|scope| {
-            for &id in &needed {
+            for &id in graph.stages.keys() {
                 let (progress, numbers) = (&progress, &numbers);
                 scope.spawn(move || {
                     let first = numbers.get(&id).copied().unwrap_or_default();
@@ -221,11 +220,10 @@ impl Solver<'_> {
     }
 
     /// Tells the listener what is to come; returns the number of each stage's first step.
-    fn announce(&self, graph: &Graph, needed: &BTreeSet<StageId>) -> BTreeMap<StageId, usize> {
+    fn announce(&self, graph: &Graph) -> BTreeMap<StageId, usize> {
         let mut plan = Vec::new();
         let mut first = BTreeMap::new();
-        for &id in needed {
-            let stage = graph.stage(id);
+        for (&id, stage) in &graph.stages {
             first.insert(id, plan.len());
             let from = (&stage.text, stage.span);
             let steps = stage.steps.iter().map(|step| (&step.text, step.span));

@@ -63,7 +63,7 @@ fn mistakes_of_all_kinds_name_their_line() {
             "Dockerfile:2",
         ),
         (
-            "FROM scratch\nCOPY --from=later / /\nFROM scratch AS later\n",
+            "FROM scratch AS self\nCOPY --from=self / /\nFROM scratch AS later\n",
             "Dockerfile:2",
         ),
     ] {

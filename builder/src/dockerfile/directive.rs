@@ -8,12 +8,27 @@ use super::source::{ParseError, SourceMap};
 /// The directives a file starts with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directives {
-    /// `# syntax=IMAGE`: the front end the file was written for. Kept, not obeyed.
+    /// `# syntax=IMAGE`: the front end the file was written for.
     pub syntax: Option<Word>,
     /// `# escape=`: the character that escapes and continues lines.
     pub escape: Escape,
-    /// `# check=OPTIONS`: for Docker's linter. Kept, not obeyed.
+    /// `# check=OPTIONS`: for the linter; see [`crate::lint::Options`].
     pub check: Option<Word>,
+}
+
+/// The front ends that this one serves in the place of.
+const OFFICIAL: [&str; 3] = ["docker/dockerfile", "docker/dockerfile-upstream", "dockerfile"];
+
+/// Whether `syntax` names one of Docker's front ends for Dockerfiles, of whatever version.
+pub fn is_official_syntax(syntax: &str) -> bool {
+    let image = syntax.split(' ').next().unwrap_or_default();
+    let name = image.split('@').next().unwrap_or_default();
+    let name = ["docker.io/", "index.docker.io/", "registry-1.docker.io/"]
+        .iter()
+        .find_map(|registry| name.strip_prefix(registry))
+        .unwrap_or(name);
+    let repository = name.split(':').next().unwrap_or_default();
+    OFFICIAL.contains(&repository.to_ascii_lowercase().as_str())
 }
 
 /// Reads directives as long as they come.
@@ -21,18 +36,21 @@ pub struct Directives {
 pub(super) struct DirectiveReader {
     pub(super) directives: Directives,
     escape_seen: bool,
+    lines: usize,
     done: bool,
 }
 
 impl DirectiveReader {
-    /// Takes the next line of the file, which ends the directives if it is none.
-    pub(super) fn line(&mut self, line: &PhysicalLine<'_>, map: &SourceMap<'_>) -> Result<(), ParseError> {
-        if self.done {
-            return Ok(());
+    /// Takes the next line of the file, which ends the directives if it is none: then the answer is
+    /// false. A `#!` on the first line does not end them.
+    pub(super) fn line(&mut self, line: &PhysicalLine<'_>, map: &SourceMap<'_>) -> Result<bool, ParseError> {
+        self.lines += 1;
+        if self.done || self.lines == 1 && line.content().starts_with(b"#!") {
+            return Ok(false);
         }
         let Some((key, word)) = parse(line, map) else {
             self.done = true;
-            return Ok(());
+            return Ok(false);
         };
         let seen = match key.as_str() {
             "syntax" => self.directives.syntax.replace(word.clone()).is_some(),
@@ -40,7 +58,7 @@ impl DirectiveReader {
             "escape" => std::mem::replace(&mut self.escape_seen, true),
             _ => {
                 self.done = true;
-                return Ok(());
+                return Ok(false);
             }
         };
         if seen {
@@ -57,7 +75,7 @@ impl DirectiveReader {
                 }
             };
         }
-        Ok(())
+        Ok(true)
     }
 }
 

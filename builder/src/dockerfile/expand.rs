@@ -70,6 +70,8 @@ impl Environment for NoVariables {
 pub struct Expanded {
     /// The text, without quotes and escapes.
     pub text: String,
+    /// The variables it asked for that are set.
+    pub found: BTreeSet<String>,
     /// The variables it asked for that are unset: what a warning on an undeclared `ARG` needs.
     pub unset: BTreeSet<String>,
 }
@@ -239,6 +241,7 @@ struct Lexer<'a, E: Environment + ?Sized> {
     keep_unset: bool,
     depth: usize,
     env: &'a E,
+    found: BTreeSet<String>,
     unset: BTreeSet<String>,
 }
 
@@ -255,6 +258,7 @@ impl<'a, E: Environment + ?Sized> Lexer<'a, E> {
             keep_unset: false,
             depth: 0,
             env,
+            found: BTreeSet::new(),
             unset: BTreeSet::new(),
         }
     }
@@ -269,6 +273,7 @@ impl<'a, E: Environment + ?Sized> Lexer<'a, E> {
         Ok(Lexed {
             expanded: Expanded {
                 text,
+                found: self.found,
                 unset: self.unset,
             },
             words: words.done,
@@ -444,8 +449,13 @@ impl<'a, E: Environment + ?Sized> Lexer<'a, E> {
 
     fn lookup(&mut self, name: &str) -> Option<String> {
         let value = self.env.get(name).map(str::to_owned);
-        if value.is_none() {
-            self.unset.insert(name.to_owned());
+        let names = if value.is_some() {
+            &mut self.found
+        } else {
+            &mut self.unset
+        };
+        if !names.contains(name) {
+            names.insert(name.to_owned());
         }
         value
     }

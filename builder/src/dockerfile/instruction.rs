@@ -8,7 +8,7 @@ use super::expand::Escape;
 use super::heredoc::Heredoc;
 use super::nodes::Word;
 use super::source::Span;
-use super::{Directives, Warning};
+use super::{BlankContinuation, Directives};
 
 /// A Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct Dockerfile {
     pub global_args: Vec<GlobalArg>,
     /// Its stages in order; at least one.
     pub stages: Vec<Stage>,
-    /// What is allowed but unwise.
-    pub warnings: Vec<Warning>,
+    /// Where blank lines lie inside of instructions.
+    pub blank_continuations: Vec<BlankContinuation>,
 }
 
 impl Dockerfile {
@@ -39,6 +39,8 @@ pub struct GlobalArg {
     pub span: Span,
     /// Its text, continuations joined.
     pub source: String,
+    /// The comments right before it.
+    pub comments: Vec<String>,
 }
 
 /// A build stage: `FROM` and the instructions up to the next.
@@ -50,12 +52,18 @@ pub struct Stage {
     pub platform: Option<Word>,
     /// `AS`, in lower case: names of stages don't differ by case. Its span is the name's.
     pub name: Option<Word>,
+    /// `FROM`, as it is written.
+    pub keyword: Word,
+    /// The words after its flags: the base, and `AS` with the name as it is written.
+    pub words: Vec<Word>,
     /// The instructions in order.
     pub instructions: Vec<Instruction>,
     /// Where `FROM` is.
     pub span: Span,
     /// The text of `FROM`, continuations joined.
     pub source: String,
+    /// The comments right before `FROM`.
+    pub comments: Vec<String>,
 }
 
 /// An instruction of a stage.
@@ -63,11 +71,15 @@ pub struct Stage {
 pub struct Instruction {
     /// What it does.
     pub kind: InstructionKind,
+    /// Its name, as it is written.
+    pub keyword: Word,
     /// Where it is, here-documents included.
     pub span: Span,
     /// Its text, continuations joined and white space around it taken away; without the bodies of
     /// here-documents.
     pub source: String,
+    /// The comments right before it.
+    pub comments: Vec<String>,
 }
 
 /// What an instruction does.
@@ -151,6 +163,8 @@ pub struct Assignment {
     pub name: Word,
     /// The value.
     pub value: Word,
+    /// Whether it is written in the old form, `NAME VALUE`.
+    pub legacy: bool,
 }
 
 /// A command that the image's configuration holds.

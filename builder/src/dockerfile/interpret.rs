@@ -12,7 +12,6 @@ use super::nodes::{Args, Node, Nodes, Word};
 use super::source::ParseError;
 use super::suggest::suggestion;
 use super::values::is_stage_name;
-use super::{Rule, Warning};
 
 type Parsed<T> = Result<T, ParseError>;
 
@@ -48,39 +47,26 @@ const RUN_FLAGS: Known = &[
 
 /// Makes stages of the syntax tree.
 pub(super) fn dockerfile(nodes: Nodes) -> Parsed<Dockerfile> {
-    let mut warnings: Vec<Warning> = Vec::new();
-    for span in &nodes.blank_continuations {
-        warnings.push(Warning {
-            rule: Rule::EmptyContinuation,
-            span: *span,
-        });
-    }
     let mut file = Dockerfile {
         directives: nodes.directives,
         global_args: Vec::new(),
         stages: Vec::new(),
-        warnings: Vec::new(),
+        blank_continuations: nodes.blank_continuations,
     };
     for node in &nodes.nodes {
-        let source = node.original.trim().to_owned();
         if node.name() == "from" {
             file.stages.push(stage(node)?);
             continue;
         }
-        let kind = kind(node, &mut warnings)?;
-        match (file.stages.last_mut(), kind) {
-            (Some(stage), kind) => {
-                stage.instructions.push(Instruction {
-                    kind,
-                    span: node.span,
-                    source,
-                });
-            }
+        let instruction = instruction(node)?;
+        match (file.stages.last_mut(), instruction.kind) {
+            (Some(stage), kind) => stage.instructions.push(Instruction { kind, ..instruction }),
             (None, InstructionKind::Arg(args)) => {
                 file.global_args.push(GlobalArg {
                     args,
-                    span: node.span,
-                    source,
+                    span: instruction.span,
+                    source: instruction.source,
+                    comments: instruction.comments,
                 });
             }
             (None, kind) => {
@@ -100,22 +86,21 @@ pub(super) fn dockerfile(nodes: Nodes) -> Parsed<Dockerfile> {
                 .with_hint("add FROM, e.g. FROM debian"),
         );
     }
-    warnings.sort_by_key(|warning| warning.span.start);
-    file.warnings = warnings;
     Ok(file)
 }
 
 /// Makes an instruction of a node other than FROM.
-pub(super) fn instruction(node: &Node, warnings: &mut Vec<Warning>) -> Parsed<Instruction> {
-    let source = node.original.trim().to_owned();
+pub(super) fn instruction(node: &Node) -> Parsed<Instruction> {
     Ok(Instruction {
-        kind: kind(node, warnings)?,
+        kind: kind(node)?,
+        keyword: node.keyword.clone(),
         span: node.span,
-        source,
+        source: node.original.trim().to_owned(),
+        comments: node.comments.clone(),
     })
 }
 
-fn kind(node: &Node, warnings: &mut Vec<Warning>) -> Parsed<InstructionKind> {
+fn kind(node: &Node) -> Parsed<InstructionKind> {
     use InstructionKind as Kind;
     Ok(match node.name().as_str() {
         "add" => Kind::Add(copy::add(node)?),
@@ -123,25 +108,20 @@ fn kind(node: &Node, warnings: &mut Vec<Warning>) -> Parsed<InstructionKind> {
         "cmd" => Kind::Cmd(command(node)?),
         "copy" => Kind::Copy(copy::copy(node)?),
         "entrypoint" => Kind::Entrypoint(command(node)?),
-        "env" => Kind::Env(assignments(node, "ENV", warnings)?),
+        "env" => Kind::Env(assignments(node, "ENV")?),
         "expose" => {
             let mut ports = at_least_one(node, "EXPOSE")?;
             ports.sort_by(|a, b| a.text.cmp(&b.text));
             Kind::Expose(ports)
         }
         "healthcheck" => Kind::Healthcheck(healthcheck::healthcheck(node)?),
-        "label" => Kind::Label(assignments(node, "LABEL", warnings)?),
+        "label" => Kind::Label(assignments(node, "LABEL")?),
         "maintainer" => {
             let maintainer = one(node, "MAINTAINER")?;
             Flags::read(node, NO_FLAGS)?;
-            let span = node.keyword.span;
-            warnings.push(Warning {
-                rule: Rule::MaintainerDeprecated,
-                span,
-            });
             Kind::Maintainer(maintainer)
         }
-        "onbuild" => Kind::Onbuild(onbuild(node, warnings)?),
+        "onbuild" => Kind::Onbuild(onbuild(node)?),
         "run" => Kind::Run(run(node)?),
         "shell" => Kind::Shell(shell(node)?),
         "stopsignal" => Kind::StopSignal(one(node, "STOPSIGNAL")?),
@@ -228,13 +208,16 @@ fn stage(node: &Node) -> Parsed<Stage> {
         base: base.clone(),
         platform: Flags::read(node, FROM_FLAGS)?.text("platform"),
         name,
+        keyword: node.keyword.clone(),
+        words: node.args.words().to_vec(),
         instructions: Vec::new(),
         span: node.span,
         source: node.original.trim().to_owned(),
+        comments: node.comments.clone(),
     })
 }
 
-fn assignments(node: &Node, name: &str, warnings: &mut Vec<Warning>) -> Parsed<Vec<Assignment>> {
+fn assignments(node: &Node, name: &str) -> Parsed<Vec<Assignment>> {
     let words = at_least_one(node, name)?;
     let mut pairs = Vec::new();
     for pair in words.chunks(3) {
@@ -247,15 +230,10 @@ fn assignments(node: &Node, name: &str, warnings: &mut Vec<Warning>) -> Parsed<V
                     .with_hint(format!("write {name} NAME=VALUE")),
             );
         }
-        if separator.text.is_empty() {
-            warnings.push(Warning {
-                rule: Rule::LegacyKeyValueFormat,
-                span: node.span,
-            });
-        }
         pairs.push(Assignment {
             name: key.clone(),
             value: value.clone(),
+            legacy: separator.text.is_empty(),
         });
     }
     Ok(pairs)
@@ -368,7 +346,7 @@ fn run(node: &Node) -> Parsed<Run> {
     Ok(Run { command, flags })
 }
 
-fn onbuild(node: &Node, warnings: &mut Vec<Warning>) -> Parsed<Onbuild> {
+fn onbuild(node: &Node) -> Parsed<Onbuild> {
     let Args::Instruction(inner) = &node.args else {
         return Err(args_error(node, "ONBUILD requires at least one argument"));
     };
@@ -392,6 +370,6 @@ fn onbuild(node: &Node, warnings: &mut Vec<Warning>) -> Parsed<Onbuild> {
     inner.span.end = node.span.end;
     Ok(Onbuild {
         trigger,
-        instruction: Box::new(instruction(&inner, warnings)?),
+        instruction: Box::new(instruction(&inner)?),
     })
 }

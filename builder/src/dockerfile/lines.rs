@@ -20,9 +20,13 @@ impl<'a> PhysicalLine<'a> {
         self.bytes.get(..end.map_or(0, |at| at + 1)).unwrap_or_default()
     }
 
-    /// Whether it is a comment: the first thing on it is `#`.
+    /// What follows the `#` of a comment: of a line on which that is the first thing.
+    pub(super) fn comment(&self) -> Option<&'a [u8]> {
+        trim_start(self.content()).strip_prefix(b"#")
+    }
+
     fn is_comment(&self) -> bool {
-        trim_start(self.content()).first() == Some(&b'#')
+        self.comment().is_some()
     }
 
     fn is_blank(&self) -> bool {

@@ -397,6 +397,16 @@ fn has_variable(value: &str) -> bool {
     value.find('$').is_some_and(|at| at + 1 < value.len())
 }
 
+/// What the value of a `--mount` flag names with `from`, without looking at the rest.
+pub fn origin(text: &str) -> Option<String> {
+    let fields = fields(text).ok()?;
+    let from = |field: &String| {
+        let (name, value) = field.split_once('=')?;
+        name.eq_ignore_ascii_case("from").then(|| value.to_owned())
+    };
+    fields.iter().rev().find_map(from)
+}
+
 /// The fields of one CSV record.
 fn fields(text: &str) -> Result<Vec<String>, &'static str> {
     let mut fields = Vec::new();

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::directive::{DirectiveReader, Directives};
 use super::heredoc::{self, Heredoc, HeredocMark};
-use super::lines::{LogicalLine, Reader};
-use super::source::{ParseError, SourceMap, Span};
+use super::lines::{LogicalLine, PhysicalLine, Reader};
+use super::source::{ParseError, Position, SourceMap, Span};
 use super::words::{self, Fragment, Piece};
 
 /// A piece of text and where it stands.
@@ -24,8 +24,17 @@ pub struct Nodes {
     pub directives: Directives,
     /// The instructions in order; at least one.
     pub nodes: Vec<Node>,
-    /// Where blank lines lie inside of instructions: Docker warns of them.
-    pub blank_continuations: Vec<Span>,
+    /// Where blank lines lie inside of instructions.
+    pub blank_continuations: Vec<BlankContinuation>,
+}
+
+/// A blank line inside of an instruction: Docker warns, since it may become an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlankContinuation {
+    /// The first blank line.
+    pub span: Span,
+    /// The end of the instruction.
+    pub end: Position,
 }
 
 /// One instruction.
@@ -39,6 +48,9 @@ pub struct Node {
     pub args: Args,
     /// The here-documents the arguments open, in order.
     pub heredocs: Vec<Heredoc>,
+    /// The comments on the lines right before it, each without its `#` and the blanks around it; the
+    /// comments before an empty one don't count.
+    pub comments: Vec<String>,
     /// The instruction's text with its continuations joined.
     pub original: String,
     /// From the instruction's name to the end of its last line, here-documents included.
@@ -153,14 +165,21 @@ pub fn parse_nodes(text: &[u8]) -> Result<Nodes, ParseError> {
     let mut directives = DirectiveReader::default();
     let mut nodes = Vec::new();
     let mut blank_continuations = Vec::new();
+    let mut comments = Vec::new();
     while let Some(first) = reader.line() {
-        directives.line(&first, &map)?;
+        let directive = directives.line(&first, &map)?;
         let escape = directives.directives.escape;
         let Some(line) = reader.logical_line(&first, escape)? else {
+            if !directive {
+                note_comment(&first, &mut comments);
+            }
             continue;
         };
         if let Some(at) = line.blank_continuation {
-            blank_continuations.push(map.span(at..at));
+            blank_continuations.push(BlankContinuation {
+                span: map.span(at..at),
+                end: map.position(line.end),
+            });
         }
         let splitter = Splitter {
             map: &map,
@@ -174,6 +193,7 @@ pub fn parse_nodes(text: &[u8]) -> Result<Nodes, ParseError> {
             },
             0,
         )?;
+        node.comments = std::mem::take(&mut comments);
         if node.opens_heredocs() {
             let marks =
                 heredoc::marks(&line.text).map_err(|e| ParseError::new(node.span, e.problem.to_string()))?;
@@ -194,6 +214,15 @@ pub fn parse_nodes(text: &[u8]) -> Result<Nodes, ParseError> {
         nodes,
         blank_continuations,
     })
+}
+
+/// Keeps the comment on a line that holds no instruction; an empty one ends those before it.
+fn note_comment(line: &PhysicalLine<'_>, comments: &mut Vec<String>) {
+    let Some(comment) = line.comment() else { return };
+    match String::from_utf8_lossy(comment).trim() {
+        "" => comments.clear(),
+        text => comments.push(text.to_owned()),
+    }
 }
 
 /// Reads the body of a here-document that `node` opens.
@@ -285,6 +314,7 @@ impl Splitter<'_> {
             flags: flags.into_iter().map(|flag| self.word(flag)).collect(),
             args,
             heredocs: Vec::new(),
+            comments: Vec::new(),
             original: fragment.text.to_owned(),
         })
     }

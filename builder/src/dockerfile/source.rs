@@ -62,10 +62,14 @@ impl ParseError {
     ///   = hint: did you mean RUN?
     /// ```
     ///
-    /// Of a long line only the part around the error is shown. The text ends without a newline.
+    /// Of a long line only the part around the error is shown. An error about no place in the file has the file's
+    /// name alone. The text ends without a newline.
     pub fn render(&self, file: &str, text: &[u8]) -> String {
         let Position { line, column, .. } = self.span.start;
-        let mut out = format!("{file}:{line}:{column}: {}", self.message);
+        let mut out = match line {
+            0 => format!("{file}: {}", self.message),
+            _ => format!("{file}:{line}:{column}: {}", self.message),
+        };
         let margin = " ".repeat(line.to_string().len());
         if let Some(source) = SourceMap::new(text).line(line) {
             let (excerpt, caret) = self.excerpt(source);

@@ -1,85 +1,155 @@
 //! One stage, instruction by instruction: the state that instructions read and change, and the steps they give.
 
-use std::collections::BTreeMap;
-
-use super::{Entitlement, Planner, expand_with, history, mounts};
+use super::arguments::{description, proxies};
+use super::planner::{Halt, Planner};
+use super::scope::{Named, Scope};
+use super::{Entitlement, expand, history, mounts};
 use crate::dockerfile::mount::Mount;
 use crate::dockerfile::{
-    self, Add, Arg, Assignment, Chmod, Command, Copy, CopyOptions, Files, Instruction, InstructionKind,
-    ParseError, RunCommand, RunFlag, RunFlagName, Span, Word,
+    self, Add, Arg, Assignment, Chmod, Command, Copy, CopyOptions, Expanded, Files, Instruction,
+    InstructionKind, ParseError, RunCommand, RunFlag, RunFlagName, Span, Word,
 };
-use crate::graph::{self, CopyFrom, Network, Op, Script, Security, Step};
-use crate::image::{Healthcheck, ImageConfig};
+use crate::graph::{self, CopyFrom, Network, Op, Script, Security, Stage, StageId, Step};
+use crate::image::Healthcheck;
+use crate::lint::{self, Site, stage::Memory};
 
-/// Build arguments that need no ARG, and leave no trace in the image or in the cache key.
-const PROXIES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
+/// A stage, planned, and what stages on top of it go on with.
+pub(crate) struct Evaluated {
+    pub(crate) stage: Stage,
+    pub(super) scope: Scope,
+    pub(super) memory: Memory,
+    /// What its ARGs declare, in order.
+    pub(crate) arguments: Vec<Argument>,
+}
+
+/// What an ARG of a stage declares.
+#[derive(Clone, Debug)]
+pub(crate) struct Argument {
+    pub(crate) name: String,
+    /// Its value; `None` where it has none or that of the ARG before the first FROM.
+    pub(crate) value: Option<String>,
+    /// Whether it takes the value of the ARG before the first FROM.
+    pub(crate) global: bool,
+    pub(crate) span: Span,
+    pub(crate) description: Option<String>,
+}
 
 pub(super) struct Evaluator<'a> {
     planner: &'a Planner<'a>,
-    config: ImageConfig,
-    /// The image's environment, in order.
-    env: Vec<(String, String)>,
-    /// What ARG declared so far, in order; without a value where none is known.
-    args: Vec<(String, Option<String>)>,
+    id: StageId,
+    stage: Stage,
+    /// The image's environment.
+    env: Named<String>,
+    scope: Scope,
+    memory: Memory,
+    arguments: Vec<Argument>,
     /// Whether this stage has its own CMD: ENTRYPOINT then keeps it.
     own_cmd: bool,
-    steps: Vec<Step>,
+    /// The instruction at hand, for the linter; `None` for a trigger.
+    site: Option<Site<'a>>,
 }
 
-/// What words are expanded with: ENV goes before ARG.
-struct Scope<'a>(&'a Evaluator<'a>);
-
-impl dockerfile::Environment for Scope<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        let env = self.0.env.iter().rev().find(|(key, _)| key == name);
-        env.map(|(_, value)| value.as_str()).or_else(|| {
-            let arg = self.0.args.iter().find(|(key, _)| key == name);
-            arg.and_then(|(_, value)| value.as_deref())
-        })
-    }
-}
+type Planned<T> = Result<T, Halt>;
 
 impl<'a> Evaluator<'a> {
-    pub(super) fn new(planner: &'a Planner<'a>, mut config: ImageConfig) -> Self {
-        config.config.on_build.clear();
-        let pair = |text: &String| {
-            let (name, value) = text.split_once('=').unwrap_or((text, ""));
-            (name.to_owned(), value.to_owned())
-        };
+    pub(super) fn new(
+        planner: &'a Planner<'a>,
+        id: StageId,
+        mut stage: Stage,
+        scope: Scope,
+        memory: Memory,
+    ) -> Self {
+        stage.config.config.on_build.clear();
+        let mut env = Named::default();
+        for (name, value) in super::planner::variables(&stage.config) {
+            env.set(&name, value);
+        }
         Self {
-            env: config.config.env.iter().map(pair).collect(),
             planner,
-            config,
-            args: Vec::new(),
+            id,
+            stage,
+            env,
+            scope,
+            memory,
+            arguments: Vec::new(),
             own_cmd: false,
-            steps: Vec::new(),
+            site: None,
         }
     }
 
-    pub(super) fn finish(self) -> (Vec<Step>, ImageConfig) {
-        (self.steps, self.config)
+    pub(super) fn finish(mut self) -> Evaluated {
+        let variables = self.env.entries().iter();
+        self.stage.config.config.env = variables.map(|(k, v)| format!("{k}={v}")).collect();
+        Evaluated {
+            stage: self.stage,
+            scope: self.scope,
+            memory: self.memory,
+            arguments: self.arguments,
+        }
     }
 
-    pub(super) fn instruction(&mut self, instruction: &Instruction) -> Result<(), ParseError> {
+    /// An ONBUILD of the base; `span` is where that is named.
+    pub(super) fn trigger(&mut self, text: &str, span: Span) -> Planned<()> {
+        let base = self.stage.text.trim_start_matches("FROM ").to_owned();
+        let shown = |message: &str| ParseError::new(span, format!("ONBUILD {text} of {base}: {message}"));
+        let instruction = dockerfile::parse_trigger(text.as_bytes()).map_err(|e| shown(&e.message))?;
+        let first = self.stage.steps.len();
+        self.evaluate(&instruction).map_err(|halt| match halt {
+            Halt::Error(e) => Halt::Error(ParseError {
+                hint: e.hint.clone(),
+                ..shown(&e.message)
+            }),
+            halt => halt,
+        })?;
+        // Its own place is in a file that is not at hand.
+        self.stage.steps[first..]
+            .iter_mut()
+            .for_each(|step| step.span = span);
+        Ok(())
+    }
+
+    pub(super) fn instruction(&mut self, instruction: &'a Instruction) -> Planned<()> {
+        self.site = Some(self.planner.linter.at(&instruction.comments, instruction.span));
+        self.lint(instruction);
+        let first = self.arguments.len();
+        self.evaluate(instruction)?;
+        for argument in &mut self.arguments[first..] {
+            argument.description = description(&instruction.comments, &argument.name);
+        }
+        self.site = None;
+        Ok(())
+    }
+
+    /// What the linter asks of an instruction before it has an effect.
+    fn lint(&mut self, instruction: &Instruction) {
+        let Some(site) = self.site else { return };
+        let (name, keyword) = (instruction.kind.name(), &instruction.keyword);
+        match &instruction.kind {
+            InstructionKind::Env(pairs) | InstructionKind::Label(pairs) => {
+                lint::stage::check_legacy(site, name, pairs);
+            }
+            InstructionKind::Cmd(command) | InstructionKind::Entrypoint(command) => {
+                self.memory.once(site, keyword, name);
+                let shell = self.stage.config.config.shell.as_ref();
+                if matches!(command, Command::Shell(_)) && shell.is_none_or(Vec::is_empty) && !self.scope.open
+                {
+                    lint::stage::check_shell_form(site, keyword, name);
+                }
+            }
+            InstructionKind::Healthcheck(_) => self.memory.once(site, keyword, name),
+            _ => {}
+        }
+    }
+
+    fn evaluate(&mut self, instruction: &Instruction) -> Planned<()> {
         let (op, history) = match &instruction.kind {
             InstructionKind::Run(run) => self.run(run)?,
             InstructionKind::Copy(copy) => self.copy(copy)?,
             InstructionKind::Add(add) => self.add(add)?,
             InstructionKind::Workdir(word) => self.workdir(word)?,
-            kind => (Op::Configure, self.configure(kind)?),
+            kind => (Op::Configure, self.configure(kind, instruction.span)?),
         };
-        self.steps.push(Step {
+        self.stage.steps.push(Step {
             text: instruction.source.clone(),
             span: instruction.span,
             history,
@@ -89,18 +159,30 @@ impl<'a> Evaluator<'a> {
     }
 
     fn expand(&self, word: &Word) -> Result<String, ParseError> {
-        expand_with(word, &Scope(self), self.planner.dockerfile.escape())
+        let expanded = expand(word, &self.scope, self.planner.dockerfile.escape())?;
+        self.report_unset(word.span, &expanded);
+        Ok(expanded.text)
     }
 
-    fn configure(&mut self, kind: &InstructionKind) -> Result<Option<String>, ParseError> {
+    /// Tells the linter of variables that are not set.
+    fn report_unset(&self, span: Span, expanded: &Expanded) {
+        let Some(site) = self.site.filter(|_| !self.scope.open) else {
+            return;
+        };
+        let unset = expanded.unset.iter().filter(|name| !self.scope.is_declared(name));
+        let known = self.scope.variables().iter().map(|(name, _)| name.as_str());
+        lint::stage::check_unset(site, span, &unset.cloned().collect(), known);
+    }
+
+    fn configure(&mut self, kind: &InstructionKind, span: Span) -> Result<Option<String>, ParseError> {
         let text = match kind {
             InstructionKind::Env(pairs) => self.env(pairs)?,
-            InstructionKind::Arg(args) => self.arg(args)?,
+            InstructionKind::Arg(args) => self.arg(args, span)?,
             InstructionKind::Label(pairs) => self.label(pairs)?,
             InstructionKind::User(word) => {
                 let user = self.expand(word)?;
                 let text = format!("USER {user}");
-                self.config.config.user = user;
+                self.stage.config.config.user = user;
                 text
             }
             InstructionKind::Expose(words) => self.expose(words)?,
@@ -112,20 +194,20 @@ impl<'a> Evaluator<'a> {
                 dockerfile::parse_stop_signal(&signal)
                     .map_err(|e| ParseError::new(word.span, e.to_string()))?;
                 let text = format!("STOPSIGNAL {signal}");
-                self.config.config.stop_signal = Some(signal);
+                self.stage.config.config.stop_signal = Some(signal);
                 text
             }
             InstructionKind::Healthcheck(check) => self.healthcheck(check),
             InstructionKind::Shell(shell) => {
-                self.config.config.shell = Some(shell.clone());
+                self.stage.config.config.shell = Some(shell.clone());
                 format!("SHELL {}", history::plain_list(shell))
             }
             InstructionKind::Maintainer(word) => {
-                self.config.author = Some(word.text.clone());
+                self.stage.config.author = Some(word.text.clone());
                 format!("MAINTAINER {}", word.text)
             }
             InstructionKind::Onbuild(onbuild) => {
-                self.config.config.on_build.push(onbuild.trigger.clone());
+                self.stage.config.config.on_build.push(onbuild.trigger.clone());
                 return Ok(None);
             }
             // These four make layers: see `instruction`.
@@ -139,20 +221,20 @@ impl<'a> Evaluator<'a> {
 
     /// All words of one ENV see the values from before it.
     fn env(&mut self, pairs: &[Assignment]) -> Result<String, ParseError> {
-        let pairs = self.pairs(pairs)?;
-        for (name, value) in &pairs {
-            match self.env.iter_mut().find(|(key, _)| key == name) {
-                Some((_, old)) => value.clone_into(old),
-                None => self.env.push((name.clone(), value.clone())),
+        let expanded = self.pairs(pairs)?;
+        for ((name, value), pair) in expanded.iter().zip(pairs) {
+            if let Some(site) = self.site {
+                lint::stage::check_secret(site, "ENV", name, pair.name.span);
             }
+            self.env.set(name, value.clone());
+            self.scope.set(name, value.clone());
         }
-        self.config.config.env = self.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        Ok(history::pairs("ENV", &pairs))
+        Ok(history::pairs("ENV", &expanded))
     }
 
     fn label(&mut self, pairs: &[Assignment]) -> Result<String, ParseError> {
         let pairs = self.pairs(pairs)?;
-        self.config.config.labels.extend(pairs.iter().cloned());
+        self.stage.config.config.labels.extend(pairs.iter().cloned());
         Ok(history::pairs("LABEL", &pairs))
     }
 
@@ -161,24 +243,34 @@ impl<'a> Evaluator<'a> {
         pairs.iter().map(pair).collect()
     }
 
-    /// Unlike with ENV, each argument sees those before it in the same instruction.
-    fn arg(&mut self, args: &[Arg]) -> Result<String, ParseError> {
+    /// Unlike with ENV, each argument sees those before it in the same instruction. Names are not expanded, nor is a
+    /// default that does not count.
+    fn arg(&mut self, args: &[Arg], span: Span) -> Result<String, ParseError> {
         let mut shown = Vec::new();
         for arg in args {
-            let name = self.expand(&arg.name)?;
-            let default = arg.default.as_ref().map(|word| self.expand(word)).transpose()?;
-            let given = self.planner.request.build_args.get(&name).cloned();
-            let value = given
-                .or(default)
-                .or_else(|| self.planner.globals.get(&name).cloned());
+            let name = &arg.name.text;
+            if let Some(site) = self.site {
+                lint::stage::check_secret(site, "ARG", name, arg.name.span);
+            }
+            let own = match (self.planner.request.build_args.get(name), &arg.default) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(default)) => Some(self.expand(default)?),
+                (None, None) => None,
+            };
+            let global = self.planner.arguments.values.get(name).filter(|_| own.is_none());
+            let value = own.clone().or_else(|| global.cloned());
             shown.push(match &value {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
-            match self.args.iter_mut().find(|(key, _)| *key == name) {
-                Some((_, old)) => *old = value,
-                None => self.args.push((name, value)),
-            }
+            self.arguments.push(Argument {
+                name: name.clone(),
+                value: own,
+                global: global.is_some(),
+                span,
+                description: None,
+            });
+            self.scope.declare(name, value);
         }
         Ok(format!("ARG {}", shown.join(" ")))
     }
@@ -187,16 +279,23 @@ impl<'a> Evaluator<'a> {
         let mut ports = Vec::new();
         for word in words {
             let escape = self.planner.dockerfile.escape();
-            let texts = dockerfile::expand_words(&word.text, escape, &Scope(self))
+            let texts = dockerfile::expand_words(&word.text, escape, &self.scope)
                 .map_err(|e| ParseError::new(word.span, e.to_string()))?;
             for text in texts {
+                if let Some(site) = self.site {
+                    lint::stage::check_port(site, word.span, &text);
+                }
                 let parsed =
                     dockerfile::parse_expose(&text).map_err(|e| ParseError::new(word.span, e.to_string()))?;
                 ports.extend(parsed.iter().map(ToString::to_string));
             }
         }
         ports.sort();
-        self.config.config.exposed_ports.extend(ports.iter().cloned());
+        self.stage
+            .config
+            .config
+            .exposed_ports
+            .extend(ports.iter().cloned());
         Ok(format!("EXPOSE {}", history::plain_list(ports)))
     }
 
@@ -212,7 +311,7 @@ impl<'a> Evaluator<'a> {
             }
             volumes.push(volume);
         }
-        self.config.config.volumes.extend(volumes.iter().cloned());
+        self.stage.config.config.volumes.extend(volumes.iter().cloned());
         Ok(format!("VOLUME {}", history::plain_list(volumes)))
     }
 
@@ -220,18 +319,18 @@ impl<'a> Evaluator<'a> {
         let words = self.command(command);
         self.own_cmd = true;
         let text = format!("CMD {}", history::quoted_list(&words));
-        self.config.config.cmd = Some(words);
-        self.config.config.args_escaped = true;
+        self.stage.config.config.cmd = Some(words);
+        self.stage.config.config.args_escaped = true;
         text
     }
 
     fn entrypoint(&mut self, command: &Command) -> String {
         let words = self.command(command);
         if !self.own_cmd {
-            self.config.config.cmd = None;
+            self.stage.config.config.cmd = None;
         }
         let text = format!("ENTRYPOINT {}", history::quoted_list(&words));
-        self.config.config.entrypoint = Some(words);
+        self.stage.config.config.entrypoint = Some(words);
         text
     }
 
@@ -244,7 +343,7 @@ impl<'a> Evaluator<'a> {
 
     fn shell(&self) -> Vec<String> {
         let default = || vec!["/bin/sh".to_owned(), "-c".to_owned()];
-        self.config.config.shell.clone().unwrap_or_else(default)
+        self.stage.config.config.shell.clone().unwrap_or_else(default)
     }
 
     fn in_shell(&self, line: String) -> Vec<String> {
@@ -279,36 +378,40 @@ impl<'a> Evaluator<'a> {
             }
         };
         let text = history::healthcheck(&check);
-        self.config.config.healthcheck = Some(check);
+        self.stage.config.config.healthcheck = Some(check);
         text
     }
 
-    fn workdir(&mut self, word: &Word) -> Result<(Op, Option<String>), ParseError> {
+    fn workdir(&mut self, word: &Word) -> Planned<(Op, Option<String>)> {
         let path = self.expand(word)?;
+        match self.site {
+            Some(site) => self.memory.workdir(site, word, &path),
+            None => self.memory.workdir = true,
+        }
         let path = match path.starts_with('/') {
             true => path,
             false => clean(&format!("{}/{path}", self.workdir_text())),
         };
         let history = Some(format!("WORKDIR {path}"));
-        self.config.config.working_dir = path.clone();
+        self.stage.config.config.working_dir = path.clone();
         let op = match clean(&path).as_str() {
             "/" => Op::Configure,
             _ => Op::WorkingDirectory {
                 path,
-                user: self.config.config.user.clone(),
+                user: self.stage.config.config.user.clone(),
             },
         };
         Ok((op, history))
     }
 
     fn workdir_text(&self) -> &str {
-        match self.config.config.working_dir.as_str() {
+        match self.stage.config.config.working_dir.as_str() {
             "" => "/",
             path => path,
         }
     }
 
-    fn run(&mut self, run: &dockerfile::Run) -> Result<(Op, Option<String>), ParseError> {
+    fn run(&mut self, run: &dockerfile::Run) -> Planned<(Op, Option<String>)> {
         let flags = self.run_flags(&run.flags)?;
         let shell = self.shell();
         let mut script = None;
@@ -324,19 +427,13 @@ impl<'a> Evaluator<'a> {
             }
             command => (shell, vec![command.shell_text().unwrap_or_default()]),
         };
-        let history = history::run(&self.args, &shell, &command);
-        // A variable of ENV wins over an argument of the same name.
-        let declared = self
-            .args
-            .iter()
-            .filter_map(|(k, v)| Some((k.clone(), v.clone()?)));
-        let env = declared.chain(self.env.iter().cloned()).collect();
+        let history = history::run(&self.scope.arguments(), &shell, &command);
         let op = Op::Run(Box::new(graph::Run {
             args: shell.into_iter().chain(command).collect(),
             script,
-            env,
-            proxies: self.proxies(),
-            user: self.config.config.user.clone(),
+            env: self.scope.variables().to_vec(),
+            proxies: proxies(self.planner.request),
+            user: self.stage.config.config.user.clone(),
             workdir: self.workdir_text().to_owned(),
             network: flags.network,
             hosts: self.planner.request.hosts.clone(),
@@ -347,13 +444,7 @@ impl<'a> Evaluator<'a> {
         Ok((op, Some(history)))
     }
 
-    fn proxies(&self) -> BTreeMap<String, String> {
-        let given = &self.planner.request.build_args;
-        let known = PROXIES.iter().filter_map(|name| given.get_key_value(*name));
-        known.map(|(name, value)| (name.clone(), value.clone())).collect()
-    }
-
-    fn run_flags(&self, flags: &[RunFlag]) -> Result<RunFlags, ParseError> {
+    fn run_flags(&self, flags: &[RunFlag]) -> Planned<RunFlags> {
         let mut read = RunFlags {
             network: self.planner.request.network.unwrap_or(Network::Host),
             mounts: Vec::new(),
@@ -366,36 +457,32 @@ impl<'a> Evaluator<'a> {
             }
             let value = self.expand(&flag.value)?;
             let unsupported = |what: &str, hint: &str| {
-                Err(ParseError::new(flag.value.span, format!("{what} is not supported yet")).with_hint(hint))
+                let error = ParseError::new(flag.value.span, format!("{what} is not supported"));
+                Err(Halt::Error(error.with_hint(hint)))
             };
             match (flag.name, value.as_str()) {
                 (RunFlagName::Network, "none") => read.network = Network::None,
                 (RunFlagName::Network, "host") => read.network = Network::Host,
                 (RunFlagName::Network, "default" | "") => {}
                 (RunFlagName::Network, other) => {
-                    return Err(ParseError::new(
-                        flag.value.span,
-                        format!("unsupported network mode {other:?}"),
-                    )
-                    .with_hint("the modes are default, host and none"));
+                    let message = format!("unsupported network mode {other:?}");
+                    let error = ParseError::new(flag.value.span, message);
+                    return Err(error.with_hint("the modes are default, host and none").into());
                 }
                 (RunFlagName::Security, "sandbox" | "") => {}
                 (RunFlagName::Security, "insecure") => {
                     if !self.planner.request.allow.contains(&Entitlement::Insecure) {
-                        return Err(ParseError::new(
-                            flag.value.span,
-                            "RUN --security=insecure is not allowed",
-                        )
-                        .with_hint("if you trust the Dockerfile, build with --allow security.insecure"));
+                        let message = "RUN --security=insecure is not allowed";
+                        let error = ParseError::new(flag.value.span, message);
+                        let hint = "if you trust the Dockerfile, build with --allow security.insecure";
+                        return Err(error.with_hint(hint).into());
                     }
                     read.security = Security::Insecure;
                 }
                 (RunFlagName::Security, other) => {
-                    return Err(ParseError::new(
-                        flag.value.span,
-                        format!("unsupported security mode {other:?}"),
-                    )
-                    .with_hint("the modes are sandbox and insecure"));
+                    let message = format!("unsupported security mode {other:?}");
+                    let error = ParseError::new(flag.value.span, message);
+                    return Err(error.with_hint("the modes are sandbox and insecure").into());
                 }
                 (RunFlagName::Device, _) => {
                     return unsupported("RUN --device", "a step sees no device of the host");
@@ -406,22 +493,22 @@ impl<'a> Evaluator<'a> {
         Ok(read)
     }
 
-    fn mount(&self, word: &Word) -> Result<graph::Mount, ParseError> {
+    fn mount(&self, word: &Word) -> Planned<graph::Mount> {
         let at = |text: &str| Word {
             text: text.to_owned(),
             span: word.span,
         };
         let mount = Mount::parse(word, &|value| self.expand(&at(value)))?;
         let from = |name: Option<&String>| match name {
-            Some(name) => self.planner.copy_from(&at(name)),
+            Some(name) => self.planner.copy_from(&at(name), self.id),
             None => Ok(CopyFrom::Context),
         };
         mounts::plan(mount, self.workdir_text(), word.span, &from)
     }
 
-    fn copy(&mut self, copy: &Copy) -> Result<(Op, Option<String>), ParseError> {
+    fn copy(&mut self, copy: &Copy) -> Planned<(Op, Option<String>)> {
         let from = match &copy.from {
-            Some(word) => self.planner.copy_from(word)?,
+            Some(word) => self.planner.copy_from(word, self.id)?,
             None => CopyFrom::Context,
         };
         let (op, history) = self.files("COPY", &copy.files, &copy.options, from, false)?;
@@ -435,7 +522,7 @@ impl<'a> Evaluator<'a> {
         Ok((op, history))
     }
 
-    fn add(&mut self, add: &Add) -> Result<(Op, Option<String>), ParseError> {
+    fn add(&mut self, add: &Add) -> Planned<(Op, Option<String>)> {
         let remote = |word: &&Word| {
             let text = word.text.to_ascii_lowercase();
             ["http://", "https://", "git@", "git://"]
@@ -443,10 +530,10 @@ impl<'a> Evaluator<'a> {
                 .any(|scheme| text.starts_with(scheme))
         };
         if let Some(word) = add.files.sources.iter().find(remote) {
-            return Err(
-                ParseError::new(word.span, "ADD of a remote source is not supported yet")
-                    .with_hint("fetch it in a RUN, or into the build context"),
-            );
+            let error = ParseError::new(word.span, "ADD of a remote source is not supported yet");
+            return Err(error
+                .with_hint("fetch it in a RUN, or into the build context")
+                .into());
         }
         self.files(
             "ADD",
@@ -464,12 +551,17 @@ impl<'a> Evaluator<'a> {
         options: &CopyOptions,
         from: CopyFrom,
         unpack: bool,
-    ) -> Result<(Op, Option<String>), ParseError> {
+    ) -> Planned<(Op, Option<String>)> {
         let sources: Vec<String> = files
             .sources
             .iter()
             .map(|word| self.expand(word))
             .collect::<Result<_, _>>()?;
+        if let (Some(site), CopyFrom::Context) = (self.site, &from) {
+            for (word, source) in files.sources.iter().zip(&sources) {
+                lint::stage::check_source(site, instruction, word, source);
+            }
+        }
         let destination = self.expand(&files.destination)?;
         let chown = self.flag(options.chown.as_ref())?;
         let chmod = self.flag(options.chmod.as_ref())?;
@@ -484,9 +576,10 @@ impl<'a> Evaluator<'a> {
         for heredoc in &files.heredocs {
             let mut text = heredoc.content().into_owned();
             if heredoc.expand {
-                text = dockerfile::expand_heredoc(&text, &Scope(self))
-                    .map_err(|e| ParseError::new(heredoc.span, e.to_string()))?
-                    .text;
+                let expanded = dockerfile::expand_heredoc(&text, &self.scope)
+                    .map_err(|e| ParseError::new(heredoc.span, e.to_string()))?;
+                self.report_unset(heredoc.span, &expanded);
+                text = expanded.text;
             }
             contents.push((heredoc.name.clone(), text));
         }
@@ -503,7 +596,7 @@ impl<'a> Evaluator<'a> {
             files: contents,
             destination: match destination.starts_with('/') {
                 true => destination,
-                false => format!("{}/{destination}", self.workdir_text()),
+                false => relative(self.workdir_text(), &destination),
             },
             chown: chown.map(|(text, _)| text),
             chmod,
@@ -528,6 +621,16 @@ struct RunFlags {
     network: Network,
     mounts: Vec<graph::Mount>,
     security: Security,
+}
+
+/// A relative destination of COPY: without `.` and `..`, but with what it ends in, which says that it is a directory.
+fn relative(workdir: &str, path: &str) -> String {
+    let clean = clean(&format!("{workdir}/{path}"));
+    let directory = path.is_empty() || path == "." || path.ends_with('/') || path.ends_with("/.");
+    match directory && clean != "/" {
+        true => clean + "/",
+        false => clean,
+    }
 }
 
 /// An absolute path without `.`, `..` and doubled `/`.

@@ -22,15 +22,11 @@ pub fn pairs(name: &str, pairs: &[(String, String)]) -> String {
 }
 
 /// RUN: the build arguments in force, the shell, the command.
-pub fn run(arguments: &[(String, Option<String>)], shell: &[String], command: &[String]) -> String {
+pub fn run(arguments: &[(&str, &str)], shell: &[String], command: &[String]) -> String {
     let mut words = vec!["RUN".to_owned()];
     if !arguments.is_empty() {
         words.push(format!("|{}", arguments.len()));
-        words.extend(
-            arguments
-                .iter()
-                .map(|(k, v)| format!("{k}={}", v.as_deref().unwrap_or_default())),
-        );
+        words.extend(arguments.iter().map(|(name, value)| format!("{name}={value}")));
     }
     words.extend(shell.iter().chain(command).cloned());
     words.push("# buildkit".to_owned());

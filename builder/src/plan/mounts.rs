@@ -1,6 +1,7 @@
 //! `--mount` of RUN, from what the Dockerfile says to what the step gets: defaults filled in, paths absolute.
 
 use super::evaluate::clean;
+use super::planner::Halt;
 use crate::dockerfile::mount::{Mount, MountKind, MountOrigin, MountPermissions};
 use crate::dockerfile::{ParseError, Span};
 use crate::graph::{self, CacheMount, CopyFrom, Origin, Permissions, SecretMount};
@@ -13,9 +14,9 @@ pub(super) fn plan(
     mount: Mount,
     workdir: &str,
     span: Span,
-    from: &dyn Fn(Option<&String>) -> Result<CopyFrom, ParseError>,
-) -> Result<graph::Mount, ParseError> {
-    let origin = |origin: &MountOrigin| {
+    from: &dyn Fn(Option<&String>) -> Result<CopyFrom, Halt>,
+) -> Result<graph::Mount, Halt> {
+    let origin = |origin: &MountOrigin| -> Result<Origin, Halt> {
         Ok(Origin {
             from: from(origin.from.as_ref())?,
             source: origin.source.clone(),
@@ -70,9 +71,11 @@ pub(super) fn plan(
     };
     match (target.as_deref(), given) {
         (Some("/"), false) => Err(ParseError::new(span, "--mount: the target is missing")
-            .with_hint("add target=PATH: where the step is to see it")),
+            .with_hint("add target=PATH: where the step is to see it")
+            .into()),
         (Some("/"), true) => Err(ParseError::new(span, "--mount: invalid target \"/\"")
-            .with_hint("a mount can't replace the root")),
+            .with_hint("a mount can't replace the root")
+            .into()),
         _ => Ok(graph::Mount { target, kind }),
     }
 }

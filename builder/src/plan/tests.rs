@@ -4,7 +4,7 @@ use mica_fs::digest::{DiffId, Digest};
 
 use super::*;
 use crate::graph::{Base, CopyFrom, Op};
-use crate::image::Manifest;
+use crate::image::{ImageConfig, Manifest};
 
 /// Finds one image, `busybox`, with the configuration given.
 struct Busybox(ImageConfig);
@@ -33,7 +33,7 @@ fn busybox() -> Busybox {
 
 fn planned(text: &str, request: &Request, images: &Busybox) -> Result<Graph, ParseError> {
     let dockerfile = dockerfile::parse(text.as_bytes())?;
-    plan(&dockerfile, request, images)
+    plan(&dockerfile, request, images, &Linter::silent())
 }
 
 fn graph(text: &str) -> Graph {
@@ -84,9 +84,12 @@ fn history_texts_are_dockers() {
 #[test]
 fn an_entrypoint_drops_the_base_images_command_but_not_the_stages_own() {
     let inherited = graph("FROM busybox\nENTRYPOINT [\"e\"]\n");
-    assert_eq!(inherited.stages[0].config.config.cmd, None);
+    assert_eq!(inherited.stage(StageId(0)).config.config.cmd, None);
     let own = graph("FROM busybox\nCMD [\"c\"]\nENTRYPOINT [\"e\"]\n");
-    assert_eq!(own.stages[0].config.config.cmd, Some(vec!["c".to_owned()]));
+    assert_eq!(
+        own.stage(StageId(0)).config.config.cmd,
+        Some(vec!["c".to_owned()])
+    );
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn variables_have_dockers_scopes() {
     let text = "ARG G=global\nARG IMAGE=busybox\nFROM $IMAGE\nLABEL a=$G\nARG G\nARG GIVEN=default\nENV G2=$G\n\
                 ENV abc=1\nENV abc=2 def=$abc\nLABEL b=$G c=$GIVEN d=$def\n";
     let graph = planned(text, &request, &busybox()).expect("a plan");
-    let labels = &graph.stages[0].config.config.labels;
+    let labels = &graph.stage(StageId(0)).config.config.labels;
     let label = |name: &str| labels.get(name).map(String::as_str);
     assert_eq!(
         (label("a"), label("b"), label("c")),
@@ -111,7 +114,7 @@ fn variables_have_dockers_scopes() {
 #[test]
 fn env_goes_before_arg_in_a_step() {
     let graph = graph("FROM busybox\nARG V=arg\nENV V=env\nRUN x\n");
-    let Op::Run(run) = &graph.stages[0].steps[2].op else {
+    let Op::Run(run) = &graph.stage(StageId(0)).steps[2].op else {
         panic!("a RUN")
     };
     let last = run.env.iter().rev().find(|(name, _)| name == "V");
@@ -125,7 +128,7 @@ fn proxies_leave_no_trace() {
         ..Request::default()
     };
     let graph = planned("FROM busybox\nRUN x\n", &request, &busybox()).expect("a plan");
-    let Op::Run(run) = &graph.stages[0].steps[0].op else {
+    let Op::Run(run) = &graph.stage(StageId(0)).steps[0].op else {
         panic!("a RUN")
     };
     assert_eq!(
@@ -147,11 +150,11 @@ fn working_directories_are_joined() {
         history(&graph),
         ["WORKDIR /a", "WORKDIR /a/c", "COPY x y # buildkit", "WORKDIR /"]
     );
-    let Op::Copy(copy) = &graph.stages[0].steps[2].op else {
+    let Op::Copy(copy) = &graph.stage(StageId(0)).steps[2].op else {
         panic!("a COPY")
     };
     assert_eq!(copy.destination, "/a/c/y");
-    assert!(matches!(graph.stages[0].steps[3].op, Op::Configure));
+    assert!(matches!(graph.stage(StageId(0)).steps[3].op, Op::Configure));
 }
 
 #[test]
@@ -160,14 +163,17 @@ fn stages_connect_by_name_in_any_case_and_by_number() {
         "FROM busybox AS Base\nRUN 1\nFROM scratch\nCOPY --from=bAse a /\nFROM base AS x\nCOPY --from=1 b /\n\
          FROM busybox AS unused\nRUN no\nFROM x\n",
     );
-    assert!(matches!(graph.stages[2].base, Base::Stage(StageId(0))));
-    let from = |stage: usize| match &graph.stages[stage].steps[0].op {
+    assert!(matches!(graph.stage(StageId(2)).base, Base::Stage(StageId(0))));
+    let from = |stage: usize| match &graph.stage(StageId(stage)).steps[0].op {
         Op::Copy(copy) => copy.from.clone(),
         other => panic!("{other:?}"),
     };
     assert!(matches!(from(1), CopyFrom::Stage(StageId(0))));
     assert!(matches!(from(2), CopyFrom::Stage(StageId(1))));
-    let needed: Vec<_> = graph.needed().into_iter().map(|id| id.0).collect();
+    let needed: Vec<_> = Vec::from_iter(graph.stages.keys().copied())
+        .into_iter()
+        .map(|id| id.0)
+        .collect();
     assert_eq!(needed, [0, 1, 2, 4]);
     assert!(graph.root_image(graph.target).is_some());
 }
@@ -197,14 +203,15 @@ fn triggers_of_the_base_image_run_first_and_once() {
     images.0.config.on_build = vec!["RUN trigger".to_owned(), "ENV T=1".to_owned()];
     let text = "FROM busybox AS child\nRUN own\nFROM child\nRUN grandchild\n";
     let graph = planned(text, &Request::default(), &images).expect("a plan");
-    let texts: Vec<_> = graph.stages[0]
+    let texts: Vec<_> = graph
+        .stage(StageId(0))
         .steps
         .iter()
         .map(|step| step.text.as_str())
         .collect();
     assert_eq!(texts, ["RUN trigger", "ENV T=1", "RUN own"]);
-    assert_eq!(graph.stages[1].steps.len(), 1);
-    assert!(graph.stages[1].config.config.on_build.is_empty());
+    assert_eq!(graph.stage(StageId(1)).steps.len(), 1);
+    assert!(graph.stage(StageId(1)).config.config.on_build.is_empty());
 }
 
 #[test]
@@ -262,7 +269,10 @@ fn mounts_have_absolute_targets_and_defaults() {
 fn a_mount_needs_the_stage_it_is_from() {
     let graph =
         graph("FROM busybox AS one\nFROM busybox AS two\nFROM busybox\nRUN --mount=from=two,target=/t x\n");
-    assert_eq!(graph.needed(), [StageId(1), StageId(2)].into());
+    assert_eq!(
+        Vec::from_iter(graph.stages.keys().copied()),
+        [StageId(1), StageId(2)]
+    );
 }
 
 #[test]
@@ -271,14 +281,30 @@ fn mistakes_in_mounts_have_their_line() {
         ("type=cache", "target is missing"),
         ("target=/", "invalid target"),
         ("type=nosuch,target=/x", "nosuch"),
-        ("from=later,target=/x", "circular"),
+        ("from=later,target=/x", "the stage comes later"),
+        ("from=self,target=/x", "circular dependency"),
         ("from=7,target=/x", "no earlier stage"),
         ("from=none,target=/x", "no image none"),
     ] {
-        let text = format!("FROM busybox\nRUN --mount={flag} x\nFROM busybox AS later\n");
-        let (line, message) = refused(&text);
-        assert!(line == 2 && message.contains(part), "{flag}: {line}: {message}");
+        let text = format!("FROM busybox AS self\nRUN --mount={flag} x\nFROM busybox AS later\n");
+        let request = Request {
+            target: Some("self".to_owned()),
+            ..Request::default()
+        };
+        let error = planned(&text, &request, &busybox()).expect_err("a mistake");
+        assert_eq!(error.span.start.line, 2, "{flag}");
+        assert!(error.message.contains(part), "{flag}: {}", error.message);
     }
+}
+
+#[test]
+fn stages_in_a_circle_are_refused_also_if_they_are_not_needed() {
+    let text = "FROM busybox AS a\nRUN --mount=from=b,target=/b x\nFROM busybox AS b\nCOPY --from=a x y\nFROM busybox\n";
+    let (line, message) = refused(text);
+    assert!(
+        line == 4 && message.contains("circular dependency: stage a"),
+        "{line}: {message}"
+    );
 }
 
 #[test]
@@ -303,5 +329,163 @@ fn named_contexts_go_before_stages_and_images() {
     };
     assert!(matches!(from(0), CopyFrom::Named(name) if name == "stage"));
     assert!(matches!(from(1), CopyFrom::Image { name, .. } if name == "busybox"));
-    assert_eq!(graph.needed().len(), 1);
+    assert_eq!(Vec::from_iter(graph.stages.keys().copied()).len(), 1);
+}
+
+#[test]
+fn stages_that_are_not_needed_are_not_looked_at() {
+    let text = "FROM no-such-image AS unused\nCOPY --chmod=99 a b\nFROM busybox AS used\nFROM busybox\n\
+                COPY --from=used /a /\nFROM unused AS last\n";
+    let target = |name: &str| Request {
+        target: Some(name.to_owned()),
+        ..Request::default()
+    };
+    let graph = planned(text, &target("2"), &busybox()).expect("a plan");
+    assert_eq!(Vec::from_iter(graph.stages.into_keys()), [StageId(1), StageId(2)]);
+    assert!(planned(text, &target("last"), &busybox()).is_err());
+    // What FROM says is read of every stage.
+    assert_eq!(refused("FROM $NOTHING AS unused\nFROM busybox\n").0, 1);
+    assert_eq!(
+        refused("FROM --platform=$NOTHING busybox AS unused\nFROM busybox\n").0,
+        1
+    );
+}
+
+#[test]
+fn a_trigger_can_need_a_stage() {
+    let mut images = busybox();
+    images.0.config.on_build = vec![
+        "COPY --from=files /a /".to_owned(),
+        "RUN --mount=from=0,target=/m x".to_owned(),
+    ];
+    let text = "FROM scratch AS unused\nFROM scratch AS files\nFROM busybox\nRUN own\n";
+    let graph = planned(text, &Request::default(), &images).expect("a plan");
+    assert_eq!(graph.stages.len(), 3);
+    let last = graph.stage(graph.target);
+    assert_eq!(last.steps.len(), 3);
+    // The place of a trigger is that of the base.
+    assert_eq!(last.steps[0].span.start.line, 3);
+    images.0.config.on_build = vec!["COPY --from=nowhere /a /".to_owned()];
+    let error = planned(text, &Request::default(), &images).expect_err("no such stage");
+    assert_eq!(error.span.start.line, 3);
+    assert!(
+        error.message.contains("ONBUILD COPY --from=nowhere"),
+        "{}",
+        error.message
+    );
+}
+
+#[test]
+fn a_stage_goes_on_with_the_arguments_of_its_base() {
+    let text = "FROM busybox AS a\nARG A=1 B=2\nENV B=3\nFROM a\nARG C=$A$B\nRUN x\n";
+    let graph = graph(text);
+    assert_eq!(
+        history(&graph),
+        ["ARG C=13", "RUN |3 A=1 B=3 C=13 /bin/sh -c x # buildkit"]
+    );
+}
+
+#[test]
+fn the_later_of_env_and_arg_counts() {
+    let graph = graph("FROM busybox\nENV V=env\nARG V=arg\nARG N\nRUN x\nENV N=$V\nRUN y\n");
+    let history = history(&graph);
+    assert_eq!(history[3], "RUN |2 V=arg N= /bin/sh -c x # buildkit");
+    assert_eq!(history[5], "RUN |2 V=arg N=arg /bin/sh -c y # buildkit");
+    assert_eq!(
+        graph.stage(graph.target).config.config.env,
+        ["PATH=/bin", "V=env", "N=arg"]
+    );
+}
+
+#[test]
+fn a_default_that_does_not_count_is_not_read() {
+    let request = Request {
+        build_args: BTreeMap::from([("A".to_owned(), "given".to_owned())]),
+        ..Request::default()
+    };
+    let text = "FROM busybox\nARG A=${NOT:?set}\nLABEL a=$A\n";
+    let graph = planned(text, &request, &busybox()).expect("a plan");
+    assert_eq!(graph.stage(graph.target).config.config.labels["a"], "given");
+    assert_eq!(refused(text).0, 2);
+}
+
+#[test]
+fn an_image_without_a_search_path_gets_one() {
+    let mut images = busybox();
+    images.0.config.env = vec!["A=1".to_owned()];
+    let graph = planned("FROM busybox\nRUN x\n", &Request::default(), &images).expect("a plan");
+    let env = &graph.stage(graph.target).config.config.env;
+    assert_eq!(
+        env,
+        &[
+            "A=1",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        ]
+    );
+}
+
+#[test]
+fn a_relative_destination_is_below_the_working_directory() {
+    let text =
+        "FROM busybox\nWORKDIR /a/b\nCOPY x ../c\nCOPY x ./d/\nCOPY x .\nCOPY x /e/../f\nCOPY x ../..\n";
+    let graph = graph(text);
+    let steps = graph.stage(graph.target).steps.iter();
+    let destinations = steps.filter_map(|step| match &step.op {
+        Op::Copy(copy) => Some(copy.destination.clone()),
+        _ => None,
+    });
+    assert_eq!(
+        Vec::from_iter(destinations),
+        ["/a/c", "/a/b/d/", "/a/b/", "/e/../f", "/"]
+    );
+}
+
+#[test]
+fn only_dockers_own_frontends_are_stood_in_for() {
+    for syntax in [
+        "docker/dockerfile:1",
+        "docker.io/docker/dockerfile:1.26-labs",
+        "docker/dockerfile-upstream:master",
+        "docker/dockerfile@sha256:1234",
+    ] {
+        graph(&format!("# syntax={syntax}\nFROM busybox\n"));
+        graph(&format!(
+            "#!/usr/bin/env mica\n# syntax = {syntax}  \nFROM busybox\n"
+        ));
+    }
+    for syntax in ["example.com/docker/dockerfile:1", "someone/else", "r.j3ss.co/x:1"] {
+        let (line, message) = refused(&format!("# escape=`\n# syntax={syntax}\nFROM busybox\n"));
+        assert!(line == 2 && message.contains(syntax), "{message}");
+    }
+}
+
+#[test]
+fn slips_in_names_get_a_hint() {
+    let hint = |text: &str| {
+        let error = planned(text, &Request::default(), &busybox()).expect_err("a mistake");
+        error.hint.expect("a hint")
+    };
+    assert_eq!(
+        hint("FROM busybox AS builder\nFROM busybox\nCOPY --from=bulider a b\n"),
+        "did you mean the stage builder?"
+    );
+    assert_eq!(
+        hint("FROM busybox AS base\nFROM bsae\n"),
+        "did you mean the stage base?"
+    );
+    assert_eq!(hint("ARG VERSION\nFROM $VERSOIN\n"), "did you mean $VERSION?");
+    assert_eq!(
+        hint("FROM --platform=$BUILDPLATFROM busybox\n"),
+        "did you mean $BUILDPLATFORM?"
+    );
+    assert_eq!(
+        hint("FROM busybox\nCOPY --from=1 a b\n"),
+        "this is the first stage"
+    );
+    let request = Request {
+        target: Some("relaese".to_owned()),
+        ..Request::default()
+    };
+    let error = planned("FROM busybox AS release\n", &request, &busybox()).expect_err("no such stage");
+    assert_eq!(error.hint.as_deref(), Some("did you mean release?"));
 }

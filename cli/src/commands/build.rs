@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use mica_builder::build::build;
 use mica_builder::dockerfile::parse;
 use mica_builder::image::Image;
+use mica_builder::lint::Linter;
 use mica_builder::reference::Reference;
 use mica_builder::sandbox::{self, UserNs};
 use mica_builder::solver::{CachePolicy, Solver, Stop};
@@ -17,12 +18,15 @@ use crate::progress::{Progress, Style};
 use crate::signals;
 
 mod args;
+mod call;
+mod check;
 mod context;
 mod dockerfile;
 mod failure;
 mod sources;
 
 pub use args::Args;
+use call::Call;
 use dockerfile::DockerfileSource;
 
 /// Builds.
@@ -41,13 +45,28 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         .map(|tag| Reference::parse(tag).map_err(|e| with_hint(e.hint(), e)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let source = DockerfileSource::read(&args)?;
-    let dockerfile = parse(&source.text).map_err(|e| source.error(&e))?;
+    let call = match args.check {
+        true => Some(Call::CHECK),
+        false => Call::parse(&args.call)?,
+    };
+    let dockerfile = match (parse(&source.text), call) {
+        (Ok(dockerfile), _) => dockerfile,
+        (Err(error), Some(call)) => return call.refuse(error, &source, context),
+        (Err(error), None) => return Err(source.error(&error)),
+    };
     // The user namespace comes before the first thread, and so before the progress display.
-    enter_sandbox()?;
+    if call.is_none() {
+        enter_sandbox()?;
+    }
     let store = &*context.store()?;
     // Removed at the end, and by the next command if this one is killed.
     let work = store.work_dir()?;
     let build_context = context::open_context(&args, &source, work.path())?;
+    if let Some(call) = call {
+        return call.answer(&source, &dockerfile, &request, store, context, &build_context);
+    }
+    let linter = Linter::new(&dockerfile, &request.build_args, Some(build_context.ignore()));
+    let linter = linter.map_err(|e| source.error(&e))?;
     let style = if args.quiet { Style::Quiet } else { args.progress };
     let progress = Progress::start(style);
     let stop = Stop::default();
@@ -65,7 +84,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             listener: &|event| progress.show(event),
             stop: &stop,
         };
-        build(&dockerfile, &request, &solver)
+        build(&dockerfile, &request, &solver, &linter)
     })?;
     let image = match result {
         Ok(product) => product.image,
@@ -76,6 +95,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     if args.pull {
         progress.note("--pull: no image was pulled: they come from the store");
+    }
+    if let Some(summary) = check::summary(&linter.warnings()) {
+        progress.note(&summary);
     }
     deliver(&image, &args, &names, &outputs, context, &progress)?;
     drop(progress);

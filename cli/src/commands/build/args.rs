@@ -76,6 +76,14 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub(super) network: NetworkMode,
 
+    /// Check the Dockerfile, and build nothing: --call=check
+    #[arg(long, conflicts_with = "call")]
+    pub(super) check: bool,
+
+    /// Answer a question instead of building: check, outline, targets; with `,format=json` in JSON
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub(super) call: String,
+
     /// Write the image's ID to a file
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,

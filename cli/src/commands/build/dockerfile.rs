@@ -56,7 +56,7 @@ impl DockerfileSource {
         let file = file.map_err(|e| hint(e, "the Dockerfile is named by -f FILE, or lies in the context"))?;
         let text = read_limited(file).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self {
-            name: path.display().to_string(),
+            name: path.strip_prefix(".").unwrap_or(&path).display().to_string(),
             text,
             path: Some(path),
         })
