@@ -1,19 +1,30 @@
 //! The build context: a directory of the host, less what `.dockerignore` leaves out.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use mica_fs::digest::{Digest, Hasher};
 use mica_fs::layer::{Device, Kind, Metadata, Timestamp, Xattrs};
+use mica_fs::overlay::HostFile;
 use mica_fs::path::ImagePath;
+use mica_fs::stamp::{Known, Stamp};
+use mica_fs::store::Store;
+use nix::dir::Dir;
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
 
-use crate::ignore::Ignore;
+use crate::ignore::{Ignore, Inherited};
 use crate::tree::{Content, Node, Tree, TreeError};
+
+mod known;
+#[cfg(test)]
+mod tests;
+
+use known::KnownFiles;
 
 /// A directory of the host as a tree.
 ///
@@ -22,21 +33,7 @@ use crate::tree::{Content, Node, Tree, TreeError};
 pub struct Context {
     root: PathBuf,
     ignore: Ignore,
-    digests: Mutex<HashMap<ImagePath, (Stamp, Digest)>>,
-}
-
-/// What tells a file from the same one after a change: device, inode, size, and the times of the last change of its
-/// content and of its status, each in seconds and nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp([u64; 3], [i64; 4]);
-
-impl Stamp {
-    fn of(stat: &std::fs::Metadata) -> Self {
-        Self(
-            [stat.dev(), stat.ino(), stat.size()],
-            [stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()],
-        )
-    }
+    known: KnownFiles,
 }
 
 /// The time of every directory that COPY or ADD makes: the first day of 1980, the earliest that zip archives can
@@ -55,13 +52,29 @@ impl Context {
         Ok(Self {
             root,
             ignore,
-            digests: Mutex::default(),
+            known: KnownFiles::default(),
         })
     }
 
     /// What is left out.
     pub fn ignore(&self) -> &Ignore {
         &self.ignore
+    }
+
+    /// Recalls what earlier builds with this store knew of the files' content, so that only those are read that changed.
+    /// To be called before anything is read. Directories in the store itself are made anew for each build.
+    pub fn recall(&self, store: &Store) {
+        if !self.root.starts_with(store.root()) {
+            let name = Digest::of(self.root.as_os_str().as_bytes());
+            self.known.keep_at(store.context_file(&name));
+        }
+    }
+
+    /// Saves what is known of the files' content for [`Self::recall`]. A failure costs time only: it is logged.
+    pub fn remember(&self) {
+        if let Err(error) = self.known.save() {
+            tracing::warn!(context = %self.root.display(), %error, "cannot remember the files of the build context");
+        }
     }
 
     fn host_path(&self, path: &ImagePath) -> PathBuf {
@@ -89,51 +102,14 @@ fn host(path: &ImagePath, source: io::Error) -> TreeError {
 impl Tree for Context {
     fn node(&self, path: &ImagePath) -> Result<Option<Node>, TreeError> {
         let full = self.host_path(path);
-        let stat = match std::fs::symlink_metadata(&full) {
+        let stat = match nix::sys::stat::lstat(&full) {
             Ok(stat) => stat,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(None);
-            }
-            Err(source) => return Err(host(path, source)),
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => return Ok(None),
+            Err(errno) => return Err(host(path, errno.into())),
         };
-        let kind = kind_of(stat.file_type());
         let ignored = !path.is_root() && self.ignore.matches(path.as_bytes());
-        if ignored && (kind != Kind::Directory || !self.ignore.may_hold_exceptions(path.as_bytes())) {
-            return Ok(None);
-        }
-        if ignored && !self.has_kept(path)? {
-            return Ok(None);
-        }
-        let target = match kind {
-            Kind::Symlink => std::fs::read_link(&full)
-                .map_err(|e| host(path, e))?
-                .into_os_string()
-                .into_vec(),
-            _ => Vec::new(),
-        };
-        Ok(Some(Node {
-            kind,
-            metadata: Metadata {
-                mode: stat.mode() & 0o7777,
-                uid: 0,
-                gid: 0,
-                mtime: match kind {
-                    Kind::Directory => DIRECTORY_MTIME,
-                    _ => Timestamp {
-                        seconds: stat.mtime(),
-                        nanoseconds: u32::try_from(stat.mtime_nsec()).unwrap_or(0),
-                    },
-                },
-                xattrs: Xattrs::new(),
-            },
-            size: if kind == Kind::File { stat.size() } else { 0 },
-            target,
-            device: Device {
-                major: libc::major(stat.rdev()),
-                minor: libc::minor(stat.rdev()),
-            },
-            link_group: (kind != Kind::Directory && stat.nlink() > 1).then(|| stat.ino()),
-        }))
+        let link = || std::fs::read_link(&full).map(|target| target.into_os_string().into_vec());
+        self.seen(path, &stat, ignored, link)
     }
 
     fn names(&self, path: &ImagePath) -> Result<Vec<Vec<u8>>, TreeError> {
@@ -146,56 +122,127 @@ impl Tree for Context {
         Ok(names)
     }
 
-    fn content(&self, path: &ImagePath) -> Result<Content, TreeError> {
-        Ok(Content::Host(self.host_path(path)))
+    fn children(&self, path: &ImagePath) -> Result<Vec<(Vec<u8>, Node)>, TreeError> {
+        let failed = |errno: nix::Error| host(path, errno.into());
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut dir = Dir::open(&self.host_path(path), flags, Mode::empty()).map_err(failed)?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let name = entry.map_err(failed)?.file_name().to_owned();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        let inherited = self.inherited(path);
+        let mut children = Vec::with_capacity(names.len());
+        for name in names {
+            let stat = match fstatat(dir.as_fd(), name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(nix::errno::Errno::ENOENT) => continue,
+                Err(errno) => return Err(failed(errno)),
+            };
+            let child = path.join(name.to_bytes());
+            let ignored = !self.ignore.is_empty() && self.ignore.step(&inherited, child.as_bytes()).0;
+            let link = || Ok(readlinkat(dir.as_fd(), name.as_c_str())?.into_vec());
+            if let Some(node) = self.seen(&child, &stat, ignored, link)? {
+                children.push((name.into_bytes(), node));
+            }
+        }
+        Ok(children)
     }
 
-    /// Known from an earlier call as long as the file did not change since.
-    fn digest(&self, path: &ImagePath) -> Result<Digest, TreeError> {
-        let stat = std::fs::symlink_metadata(self.host_path(path)).map_err(|e| host(path, e))?;
-        let known = self
-            .digests
-            .lock()
-            .map(|digests| digests.get(path).copied())
-            .unwrap_or_default();
-        if let Some((stamp, digest)) = known
-            && stamp == Stamp::of(&stat)
-        {
-            return Ok(digest);
+    fn content(&self, path: &ImagePath, node: &Node) -> Result<Content, TreeError> {
+        let known = node.stamp.and_then(|stamp| {
+            let digest = self.known.get(path, &stamp)?;
+            Some(Known { stamp, digest })
+        });
+        Ok(Content::Host(HostFile {
+            path: self.host_path(path),
+            size: node.size,
+            known,
+        }))
+    }
+
+    fn digest(&self, path: &ImagePath, node: &Node) -> Result<Digest, TreeError> {
+        if let Some(known) = node.stamp.and_then(|stamp| self.known.get(path, &stamp)) {
+            return Ok(known);
         }
+        let failed = |e| host(path, e);
         let mut file = self.open(path)?;
-        // From before the bytes are read: a change while they are makes the digest unknown again.
-        let stamp = Stamp::of(&file.metadata().map_err(|e| host(path, e))?);
+        // Both from before the bytes are read: a change while they are must make the digest unknown again.
+        let now = Timestamp::now();
+        let stamp = Stamp::of_metadata(&file.metadata().map_err(failed)?);
         let mut hasher = Hasher::new();
-        io::copy(&mut file, &mut hasher).map_err(|e| host(path, e))?;
+        io::copy(&mut file, &mut hasher).map_err(failed)?;
         let digest = hasher.finish();
-        if let Ok(mut digests) = self.digests.lock() {
-            digests.insert(path.clone(), (stamp, digest));
+        if stamp.is_settled(now) {
+            self.known.put(path, Known { stamp, digest });
         }
         Ok(digest)
     }
 }
 
 impl Context {
-    /// Whether something below the ignored directory `path` is kept by an exception.
-    fn has_kept(&self, path: &ImagePath) -> Result<bool, TreeError> {
-        for name in self.names(path)? {
-            if self.node(&path.join(&name))?.is_some() {
-                return Ok(true);
-            }
+    /// The node at `path`, of which lstat(2) told `stat`; `link` reads it if it is a symbolic link. `None` if it is
+    /// ignored.
+    fn seen(
+        &self,
+        path: &ImagePath,
+        stat: &FileStat,
+        ignored: bool,
+        link: impl FnOnce() -> io::Result<Vec<u8>>,
+    ) -> Result<Option<Node>, TreeError> {
+        let kind = Kind::from_mode(stat.st_mode).unwrap_or(Kind::File);
+        if ignored
+            && (kind != Kind::Directory
+                || !self.ignore.may_hold_exceptions(path.as_bytes())
+                || self.children(path)?.is_empty())
+        {
+            return Ok(None);
         }
-        Ok(false)
+        let mtime = Timestamp {
+            seconds: stat.st_mtime,
+            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        };
+        Ok(Some(Node {
+            kind,
+            metadata: Metadata {
+                mode: stat.st_mode & 0o7777,
+                uid: 0,
+                gid: 0,
+                mtime: if kind == Kind::Directory {
+                    DIRECTORY_MTIME
+                } else {
+                    mtime
+                },
+                xattrs: Xattrs::new(),
+            },
+            size: match kind {
+                Kind::File => u64::try_from(stat.st_size).unwrap_or(0),
+                _ => 0,
+            },
+            target: match kind {
+                Kind::Symlink => link().map_err(|e| host(path, e))?,
+                _ => Vec::new(),
+            },
+            device: Device {
+                major: libc::major(stat.st_rdev),
+                minor: libc::minor(stat.st_rdev),
+            },
+            link_group: (kind != Kind::Directory && stat.st_nlink > 1).then_some(stat.st_ino),
+            stamp: (kind == Kind::File).then(|| Stamp::of(stat)),
+        }))
     }
-}
 
-fn kind_of(file_type: std::fs::FileType) -> Kind {
-    match file_type {
-        t if t.is_dir() => Kind::Directory,
-        t if t.is_symlink() => Kind::Symlink,
-        t if t.is_char_device() => Kind::CharDevice,
-        t if t.is_block_device() => Kind::BlockDevice,
-        t if t.is_fifo() => Kind::Fifo,
-        t if t.is_socket() => Kind::Socket,
-        _ => Kind::File,
+    /// What the patterns have matched above the entries of the directory `path`.
+    fn inherited(&self, path: &ImagePath) -> Inherited {
+        let mut inherited = Inherited::default();
+        let mut at = ImagePath::root();
+        for name in path.components().filter(|_| !self.ignore.is_empty()) {
+            at = at.join(name);
+            inherited = self.ignore.step(&inherited, at.as_bytes()).1;
+        }
+        inherited
     }
 }

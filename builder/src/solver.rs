@@ -201,6 +201,8 @@ impl Solver<'_> {
     /// # Errors
     /// The first step that failed. The results of the steps before it stay in the cache.
     pub fn solve(&self, graph: &Graph) -> Result<Built, BuildError> {
+        let contexts = || std::iter::once(self.context).chain(self.contexts.values());
+        contexts().for_each(|context| context.recall(self.store));
         let numbers = self.announce(graph);
         let progress = Progress::default();
         thread::scope(|scope| {
@@ -216,6 +218,7 @@ impl Solver<'_> {
                 });
             }
         });
+        contexts().for_each(Context::remember);
         progress.result(graph.target)
     }
 

@@ -1,14 +1,14 @@
 //! Trees of files that COPY and ADD take from: the build context on the host, and the merged root of an image
 //! or of another stage.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use mica_fs::digest::Digest;
 use mica_fs::layer::index::EntryId;
 use mica_fs::layer::{Device, Kind, Layer, Metadata};
-use mica_fs::overlay::{self, Follow, Ino, Overlay};
+use mica_fs::overlay::{self, Follow, HostFile, Ino, Overlay};
 use mica_fs::path::ImagePath;
+use mica_fs::stamp::Stamp;
 
 /// A node of a tree, as lstat(2) would tell it.
 #[derive(Clone, Debug)]
@@ -25,12 +25,14 @@ pub struct Node {
     pub device: Device,
     /// The same for all names of one file with several hard links; `None` for a file with one name.
     pub link_group: Option<u64>,
+    /// Of a file of the host: what tells its state from later ones.
+    pub stamp: Option<Stamp>,
 }
 
 /// The bytes of a file.
 pub enum Content {
     /// A regular file of the host.
-    Host(PathBuf),
+    Host(HostFile),
     /// A file of a layer in the store.
     Layer(Arc<Layer>, EntryId),
 }
@@ -77,17 +79,31 @@ pub trait Tree: Send + Sync {
     /// [`TreeError`] if it cannot be read.
     fn names(&self, path: &ImagePath) -> Result<Vec<Vec<u8>>, TreeError>;
 
-    /// The content of the file `path`.
+    /// The entries of the directory `path`, sorted by name, without those that the tree leaves out.
+    ///
+    /// # Errors
+    /// [`TreeError`] if one cannot be read.
+    fn children(&self, path: &ImagePath) -> Result<Vec<(Vec<u8>, Node)>, TreeError> {
+        let mut children = Vec::new();
+        for name in self.names(path)? {
+            if let Some(node) = self.node(&path.join(&name))? {
+                children.push((name, node));
+            }
+        }
+        Ok(children)
+    }
+
+    /// The content of the file `path`, which is `node`.
     ///
     /// # Errors
     /// [`TreeError`] if it cannot be opened.
-    fn content(&self, path: &ImagePath) -> Result<Content, TreeError>;
+    fn content(&self, path: &ImagePath, node: &Node) -> Result<Content, TreeError>;
 
-    /// The digest of the content of the file `path`.
+    /// The digest of the content of the file `path`, which is `node`.
     ///
     /// # Errors
     /// [`TreeError`] if it cannot be read.
-    fn digest(&self, path: &ImagePath) -> Result<Digest, TreeError>;
+    fn digest(&self, path: &ImagePath, node: &Node) -> Result<Digest, TreeError>;
 }
 
 /// Follows the symbolic links in `path` without ever leaving the tree: absolute targets and `..` are taken from
@@ -205,6 +221,7 @@ impl Tree for ImageTree {
             target,
             device: attr.device,
             link_group: (attr.kind != Kind::Directory && attr.nlink > 1).then_some(attr.ino.0),
+            stamp: None,
         }))
     }
 
@@ -222,12 +239,12 @@ impl Tree for ImageTree {
         Ok(names)
     }
 
-    fn content(&self, path: &ImagePath) -> Result<Content, TreeError> {
+    fn content(&self, path: &ImagePath, _: &Node) -> Result<Content, TreeError> {
         self.origin(path)
             .map(|(layer, entry)| Content::Layer(layer, entry))
     }
 
-    fn digest(&self, path: &ImagePath) -> Result<Digest, TreeError> {
+    fn digest(&self, path: &ImagePath, _: &Node) -> Result<Digest, TreeError> {
         let (layer, id) = self.origin(path)?;
         let digest = layer.index().entry(id).and_then(|entry| entry.digest());
         digest.ok_or_else(|| at(path, overlay::Error::NotFound))

@@ -13,6 +13,7 @@ pub mod mount;
 pub mod overlay;
 pub mod path;
 pub mod snapshot;
+pub mod stamp;
 pub mod store;
 
 mod fuse;

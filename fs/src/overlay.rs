@@ -41,7 +41,7 @@ mod virtuals;
 mod xattr;
 
 pub use error::Error;
-pub use place::Source;
+pub use place::{HostFile, Source};
 pub use trace::{Observation, Presence, ReadSet};
 pub use upper::{Durable, Upper};
 pub use virtuals::{Virtual, VirtualNode};

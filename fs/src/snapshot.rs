@@ -34,20 +34,24 @@ pub fn pack(overlay: &Overlay, writer: &mut LayerWriter) -> Result<(), PackError
             What::Opaque => writer.opaque(path)?,
             What::HardLink(target) => writer.hard_link(path, &target)?,
             What::Node(metadata, content) => {
-                let mut reader;
-                let node = match &content {
+                let mut content = content;
+                let node = match &mut content {
                     NewContent::Directory => NewNode::Directory,
                     NewContent::Symlink(target) => NewNode::Symlink(target),
                     NewContent::CharDevice(device) => NewNode::CharDevice(*device),
                     NewContent::BlockDevice(device) => NewNode::BlockDevice(*device),
                     NewContent::Fifo => NewNode::Fifo,
-                    NewContent::File(file) => {
-                        reader = file.clone();
-                        NewNode::File {
-                            size: reader.size(),
-                            content: &mut reader,
-                        }
-                    }
+                    NewContent::File(file) => match file.digest() {
+                        Some(digest) => NewNode::KnownFile {
+                            size: file.size(),
+                            digest,
+                            content: file,
+                        },
+                        None => NewNode::File {
+                            size: file.size(),
+                            content: file,
+                        },
+                    },
                 };
                 writer.add(path, &metadata, node)?;
             }

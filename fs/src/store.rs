@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 use crate::layer::Layer;
 
 mod blobs;
@@ -46,6 +46,8 @@ pub use work::WorkDir;
 /// The version of the store's layout that this program writes, and the newest it reads.
 const VERSION: u32 = 1;
 const VERSION_FILE: &str = "store.json";
+/// Where the builder keeps what it knows of build contexts.
+const CONTEXTS: &str = "contexts";
 
 /// An open image store.
 pub struct Store {
@@ -83,6 +85,12 @@ impl Store {
         store.sweep(work::DIRECTORY)?;
         store.sweep(lease::DIRECTORY)?;
         Ok(store)
+    }
+
+    /// The file in which the builder keeps what it knows of the build context called `name`. Its directory may be
+    /// missing. Anybody may remove it at any time: it saves time, no more.
+    pub fn context_file(&self, name: &Digest) -> PathBuf {
+        self.root.join(CONTEXTS).join(name.hex())
     }
 
     /// The store's directory.

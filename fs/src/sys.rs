@@ -7,6 +7,7 @@ use std::ops::Deref;
 
 pub(crate) mod fd;
 pub(crate) mod statx;
+pub(crate) mod writeback;
 
 /// A file mapped into memory, read-only.
 pub struct Mapping(memmap2::Mmap);

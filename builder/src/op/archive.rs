@@ -51,12 +51,12 @@ pub type Archive = tar::Archive<Box<dyn Read>>;
 /// # Errors
 /// [`ArchiveError::Read`] if the file cannot be read at all.
 pub fn open(content: &Content) -> Result<Option<Archive>, ArchiveError> {
-    let Content::Host(path) = content else {
+    let Content::Host(file) = content else {
         return Ok(None);
     };
     let open = || {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        File::options().read(true).custom_flags(flags).open(path)
+        File::options().read(true).custom_flags(flags).open(&file.path)
     };
     let begin = || -> io::Result<Option<Archive>> {
         // A stream that does not decompress, or whose first block is no header, is just a file.

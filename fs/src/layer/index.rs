@@ -23,7 +23,7 @@ mod build;
 #[cfg(test)]
 mod tests;
 
-pub use build::{Builder, Data, InvalidEntry, Node};
+pub use build::{Builder, Data, Encoded, InvalidEntry, Node};
 
 /// First bytes of an index file; the last one is the version of the format.
 const MAGIC: [u8; 8] = *b"micaidx\x01";

@@ -79,7 +79,10 @@ pub fn ingest_as(tar: &mut dyn Read, spelling: Spelling, directory: &Path) -> Re
         .map_err(|source| IngestError::Write { path, source })?;
     let diff_id = DiffId(digest);
     let path = directory.join(INDEX_FILE);
-    write_index(ingest.index, diff_id, tar_size, &path)
+    let index = ingest.index.encode();
+    index
+        .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+        .and_then(|index| write_index(&index, diff_id, tar_size, &path))
         .map_err(|source| IngestError::Write { path, source })?;
     Ok(Written {
         diff_id,

@@ -8,17 +8,20 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use crate::digest::{Digest, Hasher};
+use crate::sys::writeback::start_write_back;
 
 /// What is hashed and written at a time. A multiple of [`HOLE`] and of tar's blocks.
 const BUFFER: usize = 1 << 20;
 /// Blocks of this size, aligned to it in the file, that hold only zeros become holes.
 const HOLE: usize = 64 << 10;
+/// After so many bytes the system is told to write them to the disk.
+const WRITE_BACK: u64 = 8 << 20;
 static ZEROS: [u8; HOLE] = [0; HOLE];
 
 /// An append-only tar file. Holes change what it takes on disk, never its bytes or its digest.
 ///
-/// What does not fit into one buffer is hashed and written by a thread of its own: reading in a layer computes
-/// two digests of every byte, the tar's and the file's, and so uses two processors.
+/// What does not fit into one buffer is hashed by a thread of its own and written by another: reading in a layer
+/// computes two digests of every byte, the tar's and the file's, and so uses two processors.
 pub(super) struct TarFile {
     buffer: Box<[u8]>,
     filled: usize,
@@ -30,9 +33,9 @@ pub(super) struct TarFile {
 enum Drain {
     /// No buffer was full yet.
     Inline(Sink),
-    /// To the thread.
+    /// To the threads.
     Thread(Worker),
-    /// Nowhere: the thread has failed, or the file is finished.
+    /// Nowhere: a thread has failed, or the file is finished.
     Closed,
 }
 
@@ -44,9 +47,12 @@ impl TarFile {
             filled: 0,
             flushed: 0,
             drain: Drain::Inline(Sink {
-                file: File::create_new(path)?,
-                written: 0,
                 hasher: Hasher::new(),
+                output: Output {
+                    file: File::create_new(path)?,
+                    written: 0,
+                    started: 0,
+                },
             }),
         })
     }
@@ -64,16 +70,6 @@ impl TarFile {
             space[..n].copy_from_slice(&bytes[..n]);
             self.advance(n);
             bytes = &bytes[n..];
-        }
-        Ok(())
-    }
-
-    /// Appends `count` zeros.
-    pub(super) fn write_zeros(&mut self, mut count: u64) -> io::Result<()> {
-        while count > 0 {
-            let n = ZEROS.len().min(usize::try_from(count).unwrap_or(ZEROS.len()));
-            self.write(&ZEROS[..n])?;
-            count -= n as u64;
         }
         Ok(())
     }
@@ -120,7 +116,7 @@ impl TarFile {
                 self.drain = Drain::Thread(worker);
                 Ok(())
             }
-            // The thread ends early only with an error.
+            // A thread ends early only with an error.
             None => Err(worker.finish().err().unwrap_or_else(closed)),
         }
     }
@@ -130,35 +126,57 @@ fn closed() -> io::Error {
     io::Error::other("an earlier write has failed")
 }
 
-/// The thread that hashes and writes.
+/// The threads: one hashes, the next writes.
 struct Worker {
     full: Sender<Box<[u8]>>,
     empty: Receiver<Box<[u8]>>,
-    thread: JoinHandle<io::Result<Sink>>,
+    hashing: JoinHandle<Hasher>,
+    writing: JoinHandle<io::Result<Output>>,
 }
 
 impl Worker {
-    fn start(mut sink: Sink) -> io::Result<Self> {
-        let (full, work) = mpsc::channel::<Box<[u8]>>();
+    fn start(sink: Sink) -> io::Result<Self> {
+        let Sink {
+            mut hasher,
+            mut output,
+        } = sink;
+        let (full, to_hash) = mpsc::channel::<Box<[u8]>>();
+        let (hashed, to_write) = mpsc::channel::<Box<[u8]>>();
         let (done, empty) = mpsc::channel();
-        // One more buffer than the two at work, so that neither side waits for the other at once.
-        for _ in 0..2 {
+        // With the one that is filled, two for each of the two, so that nobody waits for a neighbour at once.
+        for _ in 0..4 {
             let _ = done.send(vec![0; BUFFER].into_boxed_slice());
         }
-        let thread = thread::Builder::new()
-            .name("layer-tar".to_owned())
+        let hashing = thread::Builder::new()
+            .name("layer-hash".to_owned())
             .spawn(move || {
-                for buffer in work {
-                    sink.write(&buffer)?;
+                for buffer in to_hash {
+                    hasher.update(&buffer);
+                    if hashed.send(buffer).is_err() {
+                        break;
+                    }
+                }
+                hasher
+            })?;
+        let writing = thread::Builder::new()
+            .name("layer-write".to_owned())
+            .spawn(move || {
+                for buffer in to_write {
+                    output.write(&buffer)?;
                     // Nobody waits for a buffer once the last one is on its way.
                     let _ = done.send(buffer);
                 }
-                Ok(sink)
+                Ok(output)
             })?;
-        Ok(Self { full, empty, thread })
+        Ok(Self {
+            full,
+            empty,
+            hashing,
+            writing,
+        })
     }
 
-    /// An empty buffer for a full one; `None` if the thread has ended.
+    /// An empty buffer for a full one; `None` if a thread has ended.
     fn exchange(&self, full: Box<[u8]>) -> Option<Box<[u8]>> {
         self.full.send(full).ok()?;
         self.empty.recv().ok()
@@ -166,22 +184,44 @@ impl Worker {
 
     fn finish(self) -> io::Result<Sink> {
         drop(self.full);
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread that writes the tar has panicked")))
+        let panicked = || io::Error::other("a thread that writes the tar has panicked");
+        let hasher = self.hashing.join().map_err(|_| panicked());
+        let output = self.writing.join().unwrap_or_else(|_| Err(panicked()))?;
+        Ok(Sink {
+            hasher: hasher?,
+            output,
+        })
     }
 }
 
 /// The file and the digest of what is in it.
 struct Sink {
-    file: File,
-    written: u64,
     hasher: Hasher,
+    output: Output,
 }
 
 impl Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
+        self.output.write(bytes)
+    }
+
+    fn finish(self) -> io::Result<(Digest, u64)> {
+        let size = self.output.finish()?;
+        Ok((self.hasher.finish(), size))
+    }
+}
+
+/// The file.
+struct Output {
+    file: File,
+    written: u64,
+    /// Up to here the system was told to write to the disk.
+    started: u64,
+}
+
+impl Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         // Neighbouring blocks that are no holes are written by one call.
         let mut pending = 0..0;
         for (n, block) in bytes.chunks(HOLE).enumerate() {
@@ -197,13 +237,18 @@ impl Sink {
         self.file
             .write_all_at(&bytes[pending.clone()], self.written + pending.start as u64)?;
         self.written += bytes.len() as u64;
+        // The disk works while the rest is read: the sync at the end then has little left to wait for.
+        if self.written - self.started >= WRITE_BACK {
+            start_write_back(&self.file, self.started, self.written - self.started);
+            self.started = self.written;
+        }
         Ok(())
     }
 
-    fn finish(self) -> io::Result<(Digest, u64)> {
+    fn finish(self) -> io::Result<u64> {
         self.file.set_len(self.written)?;
         self.file.sync_all()?;
-        Ok((self.hasher.finish(), self.written))
+        Ok(self.written)
     }
 }
 
@@ -230,9 +275,12 @@ mod tests {
     #[test]
     fn a_failed_write_stays_an_error() {
         let read_only = Sink {
-            file: File::open("/dev/null").expect("opened"),
-            written: 0,
             hasher: Hasher::new(),
+            output: Output {
+                file: File::open("/dev/null").expect("opened"),
+                written: 0,
+                started: 0,
+            },
         };
         let mut tar = TarFile {
             buffer: vec![1; BUFFER].into_boxed_slice(),
@@ -241,7 +289,7 @@ mod tests {
             drain: Drain::Inline(read_only),
         };
         let failed = (0..10).any(|_| tar.write(&vec![1; BUFFER]).is_err());
-        assert!(failed && tar.write(&vec![1; 2 * BUFFER]).is_err() && tar.write_zeros(1).is_err());
+        assert!(failed && tar.write(&vec![1; 2 * BUFFER]).is_err());
         assert!(tar.finish().is_err());
     }
 }

@@ -7,9 +7,10 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use crate::digest::{DiffId, Hasher};
-use crate::layer::index::{Builder, Data, Extent, InvalidEntry, Node};
+use crate::digest::{DiffId, Digest, Hasher};
+use crate::layer::index::{Builder, Data, Encoded, Extent, InvalidEntry, Node};
 use crate::layer::tar_file::TarFile;
 use crate::layer::{Device, INDEX_FILE, Metadata, TAR_FILE};
 use crate::path::ImagePath;
@@ -35,6 +36,15 @@ pub enum NewNode<'a> {
     File {
         /// The number of bytes that `content` gives.
         size: u64,
+        /// Where the bytes come from.
+        content: &'a mut dyn Read,
+    },
+    /// The same if its digest is known already; it is believed.
+    KnownFile {
+        /// The number of bytes that `content` gives.
+        size: u64,
+        /// Their digest.
+        digest: Digest,
         /// Where the bytes come from.
         content: &'a mut dyn Read,
     },
@@ -190,11 +200,14 @@ impl LayerWriter {
                 Node::Directory
             }
             NewNode::File { size, content } => {
-                member.size = size;
-                self.header(path, &member)?;
-                let data = self.content(path, size, content)?;
-                self.index.add(path, metadata.clone(), Node::File(data))?;
-                return Ok(());
+                return self.file(path, member, metadata, (size, None), content);
+            }
+            NewNode::KnownFile {
+                size,
+                digest,
+                content,
+            } => {
+                return self.file(path, member, metadata, (size, Some(digest)), content);
             }
             NewNode::Symlink(target) => {
                 member.kind = tar::EntryType::Symlink;
@@ -274,17 +287,21 @@ impl LayerWriter {
     /// # Errors
     /// [`WriteError`].
     pub fn finish(mut self) -> Result<Written, WriteError> {
-        let path = self.directory.join(TAR_FILE);
         // POSIX.1-2017, pax, "ustar Interchange Format": two zero blocks end an archive.
-        let (digest, tar_size) = self
-            .tar
-            .write_zeros(2 * BLOCK)
-            .and_then(|()| self.tar.finish())
-            .map_err(|source| WriteError::write(path, source))?;
+        self.write(&[0; 2 * BLOCK as usize])?;
+        let (tar, index) = (self.tar, self.index);
+        // The index is made while the last of the tar reaches the disk.
+        let (tar, index) = thread::scope(|scope| {
+            let index = scope.spawn(|| index.encode());
+            (tar.finish(), index.join())
+        });
+        let (digest, tar_size) =
+            tar.map_err(|source| WriteError::write(self.directory.join(TAR_FILE), source))?;
+        // It does not panic; if it did, the layer was too strange to store.
+        let index = index.unwrap_or(Err(InvalidEntry::TooLarge))?;
         let diff_id = DiffId(digest);
         let path = self.directory.join(INDEX_FILE);
-        write_index(self.index, diff_id, tar_size, &path)
-            .map_err(|source| WriteError::write(path, source))?;
+        write_index(&index, diff_id, tar_size, &path).map_err(|source| WriteError::write(path, source))?;
         Ok(Written {
             diff_id,
             tar_size,
@@ -309,9 +326,30 @@ impl LayerWriter {
         Ok(())
     }
 
-    fn content(&mut self, path: &ImagePath, size: u64, content: &mut dyn Read) -> Result<Data, WriteError> {
+    fn file(
+        &mut self,
+        path: &ImagePath,
+        mut member: Member<'_>,
+        metadata: &Metadata,
+        (size, digest): (u64, Option<Digest>),
+        content: &mut dyn Read,
+    ) -> Result<(), WriteError> {
+        member.size = size;
+        self.header(path, &member)?;
+        let data = self.content(path, size, digest, content)?;
+        self.index.add(path, metadata.clone(), Node::File(data))?;
+        Ok(())
+    }
+
+    fn content(
+        &mut self,
+        path: &ImagePath,
+        size: u64,
+        digest: Option<Digest>,
+        content: &mut dyn Read,
+    ) -> Result<Data, WriteError> {
         let position = self.tar.position();
-        let mut hasher = Hasher::new();
+        let mut hasher = digest.is_none().then(Hasher::new);
         let mut left = size;
         while left > 0 {
             let space = self
@@ -331,7 +369,10 @@ impl LayerWriter {
                     return Err(WriteError::Content { path, source });
                 }
             };
-            hasher.update(self.tar.advance(n));
+            let read = self.tar.advance(n);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(read);
+            }
             left -= n as u64;
         }
         let padding = size.next_multiple_of(BLOCK) - size;
@@ -343,7 +384,10 @@ impl LayerWriter {
         };
         Ok(Data {
             size,
-            digest: hasher.finish(),
+            digest: match (digest, hasher) {
+                (Some(digest), _) => digest,
+                (None, hasher) => hasher.unwrap_or_default().finish(),
+            },
             extents: if size == 0 { Vec::new() } else { vec![whole] },
         })
     }
@@ -364,7 +408,7 @@ fn check_names(path: &ImagePath) -> Result<(), WriteError> {
 }
 
 /// Writes the index file, which must not exist, and syncs it.
-pub(super) fn write_index(index: Builder, diff_id: DiffId, tar_size: u64, path: &Path) -> io::Result<()> {
+pub(super) fn write_index(index: &Encoded, diff_id: DiffId, tar_size: u64, path: &Path) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 18, File::create_new(path)?);
     index.write(diff_id, tar_size, &mut out)?;
     out.flush()?;

@@ -7,16 +7,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::flat::{FlatFiles, SMALL};
-use super::{Allocate, Error, Seek};
+use super::{Allocate, Error, HostFile, Seek};
 use crate::layer::Layer;
 use crate::layer::index::EntryId;
 
-mod host;
+pub(super) mod host;
 
 use host::BLOCK;
 
@@ -28,7 +27,7 @@ pub(super) enum Content {
     /// In a layer, unchanged.
     Layer(Arc<Layer>, EntryId),
     /// In a file of the host that nobody changes meanwhile.
-    Host(PathBuf),
+    Host(Arc<HostFile>),
     Memory(Vec<u8>),
     /// In the flat file of the inode.
     Flat,
@@ -91,6 +90,14 @@ impl FileData {
         }
     }
 
+    /// The file of the host that still holds the bytes, if one does.
+    pub fn host(&self) -> Option<Arc<HostFile>> {
+        match &*self.read_content() {
+            Content::Host(file) => Some(Arc::clone(file)),
+            _ => None,
+        }
+    }
+
     /// Whether the next write goes to a flat file.
     pub fn is_flat(&self) -> bool {
         matches!(&*self.read_content(), Content::Flat)
@@ -116,9 +123,8 @@ impl FileData {
             Content::Layer(layer, entry) => layer
                 .read_at(*entry, buffer, offset)
                 .map_err(Error::io("read a file of a layer")),
-            Content::Host(path) => {
-                host::read_full(&host::open(path)?, offset, buffer).map_err(Error::io("read a source file"))
-            }
+            Content::Host(file) => host::read_full(&host::open(&file.path)?, offset, buffer)
+                .map_err(Error::io("read a source file")),
             Content::Memory(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 let n = buffer.len().min(bytes.len() - start);
@@ -230,7 +236,7 @@ impl FileData {
         match &*content {
             Content::Layer(layer, entry) => seek_layer(layer, *entry, offset, what),
             Content::Memory(_) => seek_dense(size, offset, what),
-            Content::Host(path) => host::seek(&host::open(path)?, offset, what),
+            Content::Host(file) => host::seek(&host::open(&file.path)?, offset, what),
             Content::Flat => host::seek(&*self.flat()?, offset, what),
         }
     }
@@ -320,7 +326,9 @@ impl FileData {
     fn next_data(&self, content: &Content, offset: u64) -> Result<Option<u64>, Error> {
         let found = match content {
             Content::Layer(layer, entry) => seek_layer(layer, *entry, offset, Seek::Data),
-            Content::Host(path) => host::open(path).and_then(|file| host::seek(&file, offset, Seek::Data)),
+            Content::Host(file) => {
+                host::open(&file.path).and_then(|file| host::seek(&file, offset, Seek::Data))
+            }
             Content::Memory(_) | Content::Flat => Ok(offset),
         };
         match found {

@@ -5,14 +5,16 @@
 //! gives one, as in the layers that Docker makes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io::{self, Read};
 
 use super::inode::{Body, Content, Dir, Node, Override};
 use super::lower::{Found, Lowers, Origin};
 use super::tree::Tree;
 use super::*;
 use crate::layer::Metadata;
-use crate::layer::index::EntryId;
+
+mod reader;
+
+pub(crate) use reader::FileReader;
 
 /// One entry of the layer.
 pub(crate) struct Change {
@@ -37,41 +39,6 @@ pub(crate) enum NewContent {
     CharDevice(Device),
     BlockDevice(Device),
     Fifo,
-}
-
-/// Reads a file of the overlay from its beginning.
-#[derive(Clone)]
-pub(crate) struct FileReader {
-    source: Source,
-    size: u64,
-    offset: u64,
-}
-
-#[derive(Clone)]
-enum Source {
-    Layer(Arc<Layer>, EntryId),
-    Own(Arc<FileData>),
-}
-
-impl FileReader {
-    /// Bytes in the file.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-}
-
-impl Read for FileReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = match &self.source {
-            Source::Layer(layer, entry) => layer.read_at(*entry, buffer, self.offset)?,
-            Source::Own(data) => data.read(self.offset, buffer).map_err(|error| match error {
-                Error::Io { source, .. } => source,
-                other => io::Error::other(other),
-            })?,
-        };
-        self.offset += n as u64;
-        Ok(n)
-    }
 }
 
 impl Overlay {
@@ -401,11 +368,7 @@ fn metadata(tree: &Tree, node: &Node) -> Metadata {
 
 fn content(lower: &Lowers, node: &Node) -> Result<NewContent> {
     Ok(match &node.body {
-        Body::File(Content::Own(data)) => NewContent::File(FileReader {
-            size: data.size(),
-            source: Source::Own(Arc::clone(data)),
-            offset: 0,
-        }),
+        Body::File(Content::Own(data)) => NewContent::File(FileReader::of_data(data)),
         Body::Symlink(target) => NewContent::Symlink(target.to_vec()),
         Body::CharDevice(device) => NewContent::CharDevice(*device),
         Body::BlockDevice(device) => NewContent::BlockDevice(*device),
@@ -422,14 +385,11 @@ fn content(lower: &Lowers, node: &Node) -> Result<NewContent> {
 fn lower_content(lower: &Lowers, found: &Found) -> Result<NewContent> {
     let entry = lower.description(found).ok_or(Error::Stale)?;
     Ok(match found.kind {
-        Kind::File => NewContent::File(FileReader {
-            size: entry.size(),
-            source: Source::Layer(
-                Arc::clone(lower.layer(found.origin).ok_or(Error::Stale)?),
-                found.origin.entry,
-            ),
-            offset: 0,
-        }),
+        Kind::File => NewContent::File(FileReader::of_layer(
+            Arc::clone(lower.layer(found.origin).ok_or(Error::Stale)?),
+            found.origin.entry,
+            entry.size(),
+        )),
         Kind::Directory => NewContent::Directory,
         Kind::Symlink => NewContent::Symlink(entry.target().to_vec()),
         Kind::CharDevice => NewContent::CharDevice(entry.device()),

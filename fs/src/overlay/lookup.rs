@@ -36,6 +36,22 @@ impl Overlay {
         Ok(complete(attr))
     }
 
+    /// The node that `name` leads to in a directory, if there is one. It counts no reference, but the number stays valid
+    /// for as long as a name leads to it.
+    ///
+    /// # Errors
+    /// [`Error::NotADirectory`].
+    pub fn child(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>> {
+        let mut tree = self.tree();
+        let Some(ino) = tree.child(parent.0, name)? else {
+            return Ok(None);
+        };
+        tree.node_mut(ino)?.held = true;
+        let attr = tree.attr(ino)?;
+        drop(tree);
+        Ok(Some(complete(attr)))
+    }
+
     /// Gives back `count` references. A node without references lives on if a name leads to something changed
     /// in it; the data of a removed file goes now.
     pub fn forget(&self, ino: Ino, count: u64) {

@@ -8,18 +8,14 @@ use super::inode::{Body, Content, Node};
 use super::*;
 use crate::layer::Metadata;
 use crate::layer::index::EntryId;
+use crate::stamp::Known;
 
 /// Where a placed node's content comes from.
 pub enum Source<'a> {
     /// A file of a layer, of this stack or another.
     Layer(Arc<Layer>, EntryId),
     /// A regular file of the host. It must not change until the snapshot is made, which reads it.
-    Host {
-        /// Where it is; a symbolic link is not followed.
-        path: PathBuf,
-        /// How many bytes of it count.
-        size: u64,
-    },
+    Host(HostFile),
     /// These bytes.
     Bytes(Vec<u8>),
     /// A directory.
@@ -32,6 +28,18 @@ pub enum Source<'a> {
     BlockDevice(Device),
     /// A named pipe.
     Fifo,
+}
+
+/// A regular file of the host.
+#[derive(Clone, Debug)]
+pub struct HostFile {
+    /// Where it is; a symbolic link is not followed.
+    pub path: PathBuf,
+    /// How many bytes of it count.
+    pub size: u64,
+    /// What is known of its content already, so that nobody need compute it. A snapshot fails if the file does not have
+    /// this stamp any more.
+    pub known: Option<Known>,
 }
 
 impl Overlay {
@@ -93,7 +101,10 @@ impl Overlay {
                 data.write(0, &bytes)?;
                 data
             }
-            Source::Host { path, size } => data(Bytes::Host(path), size),
+            Source::Host(file) => {
+                let size = file.size;
+                data(Bytes::Host(Arc::new(file)), size)
+            }
         };
         Ok(Body::File(Content::Own(Arc::new(data))))
     }

@@ -126,6 +126,7 @@ impl Store {
             self.with_catalog(|catalog| catalog.cache_remove(&stale))?;
         }
         self.remove_unneeded(&needed, policy.dry_run, &mut pruned)?;
+        self.remove_context_files(policy, &mut pruned)?;
         if !policy.keep_cache_mounts {
             self.remove_cache_mounts(policy.dry_run, &mut pruned)?;
         }
@@ -146,6 +147,30 @@ impl Store {
         needed.insert(*manifest);
         needed.extend(reached.blobs);
         needed.extend(reached.layers.iter().map(|layer| layer.0));
+        Ok(())
+    }
+
+    /// Removes what is known of build contexts that have not changed for as long as the policy keeps cache records.
+    fn remove_context_files(&self, policy: &Policy, pruned: &mut Pruned) -> Result<(), StoreError> {
+        let directory = self.root.join(super::CONTEXTS);
+        let failed = |e| StoreError::io("prune", &directory, e);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Ok(metadata) = entry.metadata() else { continue };
+            let written = metadata.modified().map_err(failed)?;
+            if written.elapsed().is_ok_and(|age| age < policy.cache_age) {
+                continue;
+            }
+            pruned.bytes += metadata.blocks() * 512;
+            if !policy.dry_run {
+                remove_file(&entry.path())?;
+            }
+        }
         Ok(())
     }
 
@@ -282,6 +307,14 @@ impl Store {
         }
         digests.sort();
         Ok(digests)
+    }
+}
+
+/// Removes a file that may be gone already.
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, e)),
+        _ => Ok(()),
     }
 }
 

@@ -87,7 +87,7 @@ impl<'a> Copier<'a> {
         if source.node.kind != Kind::File {
             return Ok(false);
         }
-        let Some(archive) = archive::open(&tree.content(&source.path)?)? else {
+        let Some(archive) = archive::open(&tree.content(&source.path, &source.node)?)? else {
             return Ok(false);
         };
         let to = self.destination()?;
@@ -104,11 +104,12 @@ impl<'a> Copier<'a> {
         to: &ImagePath,
         existing: Existing,
     ) -> Result<(), CopyError> {
-        match self.lookup(to)? {
+        let dir = match self.lookup(to)? {
             Some(attr) if attr.kind == Kind::Directory => {
                 if existing == Existing::Update {
                     self.update(attr.ino, node, to)?;
                 }
+                attr.ino
             }
             Some(_) => {
                 return Err(CopyError::Refused {
@@ -119,15 +120,15 @@ impl<'a> Copier<'a> {
             }
             None => {
                 self.parents(to)?;
-                self.put(to, node, Source::Directory)?;
+                self.put(to, node, Source::Directory)?
             }
-        }
+        };
         for child in sources.children(from, relative)? {
             let to = to.join(&child.name);
             let from = (&child.path, &child.relative);
             match child.node.kind {
                 Kind::Directory => self.directory(sources, from, &child.node, &to, Existing::Update)?,
-                _ => self.leaf(sources, &child.path, &child.node, &to)?,
+                _ => self.leaf_in(sources, &child.path, &child.node, dir, &to)?,
             }
         }
         Ok(())
@@ -166,18 +167,29 @@ impl<'a> Copier<'a> {
         node: &Node,
         to: &ImagePath,
     ) -> Result<(), CopyError> {
-        self.clear(from, to)?;
+        self.parents(to)?;
+        let (dir, _) = self.place_of(to)?;
+        self.leaf_in(sources, from, node, dir, to)
+    }
+
+    /// The same if `dir` is the directory that holds `to`.
+    fn leaf_in(
+        &mut self,
+        sources: &Sources<'_>,
+        from: &ImagePath,
+        node: &Node,
+        dir: Ino,
+        to: &ImagePath,
+    ) -> Result<(), CopyError> {
+        let name = to.name().unwrap_or_default();
+        self.clear_in(from, dir, to)?;
         let group = node.link_group.filter(|_| node.kind != Kind::Symlink);
         if let Some(first) = group.and_then(|g| self.link_groups.get(&g)) {
-            let (dir, name) = self.place_of(to)?;
-            return self.link(*first, dir, &name, to);
+            return self.link(*first, dir, name, to);
         }
         let source = match node.kind {
-            Kind::File => match sources.tree.content(from)? {
-                Content::Host(path) => Source::Host {
-                    path,
-                    size: node.size,
-                },
+            Kind::File => match sources.tree.content(from, node)? {
+                Content::Host(file) => Source::Host(file),
                 Content::Layer(layer, entry) => Source::Layer(layer, entry),
             },
             Kind::Symlink => Source::Symlink(&node.target),
@@ -187,7 +199,7 @@ impl<'a> Copier<'a> {
             // A socket is of no use in an image, and a tar cannot hold it.
             Kind::Socket | Kind::Directory => return Ok(()),
         };
-        let ino = self.put(to, node, source)?;
+        let ino = self.put_in(dir, to, node, source)?;
         if let Some(group) = group {
             self.link_groups.insert(group, ino);
         }
@@ -197,17 +209,20 @@ impl<'a> Copier<'a> {
     /// Makes room at `to` for something that is no directory.
     fn clear(&self, from: &ImagePath, to: &ImagePath) -> Result<(), CopyError> {
         self.parents(to)?;
-        match self.lookup(to)? {
+        let (dir, _) = self.place_of(to)?;
+        self.clear_in(from, dir, to)
+    }
+
+    fn clear_in(&self, from: &ImagePath, dir: Ino, to: &ImagePath) -> Result<(), CopyError> {
+        let name = to.name().unwrap_or_default();
+        match self.overlay.child(dir, name).map_err(|e| write(to, e))? {
             None => Ok(()),
             Some(attr) if attr.kind == Kind::Directory => Err(CopyError::Refused {
                 from: from.clone(),
                 to: to.clone(),
                 reason: "there is a directory of that name",
             }),
-            Some(_) => {
-                let (dir, name) = self.place_of(to)?;
-                self.untimed(dir, to, || self.overlay.unlink(dir, &name))
-            }
+            Some(_) => self.untimed(dir, to, || self.overlay.unlink(dir, name)),
         }
     }
 
@@ -236,11 +251,9 @@ impl<'a> Copier<'a> {
                         ..Default::default()
                     };
                     let (dir, name) = self.place_of(&at)?;
-                    self.untimed(dir, &at, || {
-                        self.overlay
-                            .place(dir, &name, &metadata, Source::Directory)
-                            .map(|_| ())
-                    })?;
+                    self.overlay
+                        .place(dir, &name, &metadata, Source::Directory)
+                        .map_err(|e| write(&at, e))?;
                 }
             }
         }
@@ -248,14 +261,14 @@ impl<'a> Copier<'a> {
     }
 
     fn put(&self, to: &ImagePath, node: &Node, source: Source<'_>) -> Result<Ino, CopyError> {
-        let (dir, name) = self.place_of(to)?;
-        let metadata = self.metadata(node);
-        let mut ino = Ino::ROOT;
-        self.untimed(dir, to, || {
-            ino = self.overlay.place(dir, &name, &metadata, source)?.ino;
-            Ok(())
-        })?;
-        Ok(ino)
+        let (dir, _) = self.place_of(to)?;
+        self.put_in(dir, to, node, source)
+    }
+
+    fn put_in(&self, dir: Ino, to: &ImagePath, node: &Node, source: Source<'_>) -> Result<Ino, CopyError> {
+        let name = to.name().unwrap_or_default();
+        let placed = self.overlay.place(dir, name, &self.metadata(node), source);
+        placed.map(|attr| attr.ino).map_err(|e| write(to, e))
     }
 
     fn link(&self, ino: Ino, dir: Ino, name: &[u8], to: &ImagePath) -> Result<(), CopyError> {
@@ -376,6 +389,7 @@ pub fn place_bytes(
         target: Vec::new(),
         device: Default::default(),
         link_group: None,
+        stamp: None,
     };
     copier.put(&to, &node, Source::Bytes(content)).map(|_| ())
 }

@@ -1,6 +1,9 @@
 //! What a COPY names: its sources found in a tree, and the digest of what they hold.
 
-use mica_fs::digest::{Digest, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use mica_fs::digest::Digest;
 use mica_fs::layer::Kind;
 use mica_fs::path::ImagePath;
 
@@ -172,71 +175,49 @@ impl<'a> Sources<'a> {
     /// # Errors
     /// [`TreeError`] if something cannot be read.
     pub fn digest(&self) -> Result<Digest, TreeError> {
-        let mut hasher = Hasher::new();
+        let mut summary = Summary::default();
         for source in &self.selected {
             if let Some(pivot) = &source.pivot {
                 for (relative, node) in parents::above(self.tree, pivot)? {
-                    self.digest_head(relative.as_bytes(), &node, &mut hasher);
+                    summary.head(relative.as_bytes(), &node);
                 }
             }
             let root = (&source.path, &source.relative());
-            self.digest_node(root, &source.name, &source.node, &mut hasher)?;
+            // Looked at anew: it may have changed since it was found.
+            let node = self.tree.node(&source.path)?;
+            let node = node.unwrap_or_else(|| source.node.clone());
+            self.summarise(root, &source.name, node, &mut summary)?;
         }
-        Ok(hasher.finish())
+        summary.digest(self.tree)
     }
 
-    fn digest_node(
+    fn summarise(
         &self,
         (path, relative): (&ImagePath, &ImagePath),
         name: &[u8],
-        node: &Node,
-        hasher: &mut Hasher,
+        node: Node,
+        summary: &mut Summary,
     ) -> Result<(), TreeError> {
-        self.digest_head(name, node, hasher);
+        summary.head(name, &node);
         match node.kind {
-            Kind::File => hasher.update(self.tree.digest(path)?.as_bytes()),
+            Kind::File => summary.file(path, node),
             Kind::Directory => {
                 for child in self.children(path, relative)? {
-                    self.digest_node((&child.path, &child.relative), &child.name, &child.node, hasher)?;
+                    self.summarise((&child.path, &child.relative), &child.name, child.node, summary)?;
                 }
-                hasher.update(&u64::MAX.to_le_bytes());
+                summary.bytes.extend_from_slice(&u64::MAX.to_le_bytes());
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Hashes a node without what it holds.
-    fn digest_head(&self, name: &[u8], node: &Node, hasher: &mut Hasher) {
-        let meta = &node.metadata;
-        for part in [name, node.target.as_slice()] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        let numbers = [
-            node.kind.file_type_bits() | meta.mode,
-            meta.uid,
-            meta.gid,
-            node.device.major,
-            node.device.minor,
-            u32::try_from(meta.xattrs.len()).unwrap_or(u32::MAX),
-        ];
-        numbers.iter().for_each(|n| hasher.update(&n.to_le_bytes()));
-        for part in meta.xattrs.iter().flat_map(|(name, value)| [name, value]) {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-    }
-
     /// What is in the directory `path` and not excluded. `relative` is its path from the source that was named,
     /// which is what `--exclude` patterns are about.
     pub(super) fn children(&self, path: &ImagePath, relative: &ImagePath) -> Result<Vec<Child>, TreeError> {
         let mut children = Vec::new();
-        for name in self.tree.names(path)? {
+        for (name, node) in self.tree.children(path)? {
             let (path, relative) = (path.join(&name), relative.join(&name));
-            let Some(node) = self.tree.node(&path)? else {
-                continue;
-            };
             let excluded = self.exclude.matches(relative.as_bytes());
             let needed =
                 node.kind == Kind::Directory && self.exclude.may_hold_exceptions(relative.as_bytes());
@@ -250,6 +231,87 @@ impl<'a> Sources<'a> {
             }
         }
         Ok(children)
+    }
+}
+
+/// What a digest of sources is made of. The files' own digests come last, since that is when files are read: by several
+/// threads.
+#[derive(Default)]
+struct Summary {
+    bytes: Vec<u8>,
+    /// The files, and where in `bytes` the digest of each belongs.
+    files: Vec<(usize, ImagePath, Node)>,
+}
+
+/// A thread takes so many files at a time.
+const BATCH: usize = 32;
+
+impl Summary {
+    /// A node without what it holds.
+    fn head(&mut self, name: &[u8], node: &Node) {
+        let meta = &node.metadata;
+        for part in [name, node.target.as_slice()] {
+            self.part(part);
+        }
+        let numbers = [
+            node.kind.file_type_bits() | meta.mode,
+            meta.uid,
+            meta.gid,
+            node.device.major,
+            node.device.minor,
+            u32::try_from(meta.xattrs.len()).unwrap_or(u32::MAX),
+        ];
+        for number in numbers {
+            self.bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for part in meta.xattrs.iter().flat_map(|(name, value)| [name, value]) {
+            self.part(part);
+        }
+    }
+
+    fn part(&mut self, part: &[u8]) {
+        self.bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.bytes.extend_from_slice(part);
+    }
+
+    fn file(&mut self, path: &ImagePath, node: Node) {
+        self.files.push((self.bytes.len(), path.clone(), node));
+        self.bytes.extend_from_slice(&[0; 32]);
+    }
+
+    fn digest(self, tree: &dyn Tree) -> Result<Digest, TreeError> {
+        let Self { mut bytes, files } = self;
+        let next = AtomicUsize::new(0);
+        let read = || {
+            let mut digests = Vec::new();
+            loop {
+                let from = next.fetch_add(BATCH, Ordering::Relaxed);
+                let Some(batch) = files.get(from..) else {
+                    return Ok(digests);
+                };
+                for (at, path, node) in batch.iter().take(BATCH) {
+                    digests.push((*at, tree.digest(path, node)?));
+                }
+            }
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.min(files.len().div_ceil(BATCH));
+        let results: Vec<Result<Vec<(usize, Digest)>, TreeError>> = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(read)).collect();
+            let own = read();
+            let joined = others.into_iter().map(|other| {
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            std::iter::once(own).chain(joined).collect()
+        });
+        for result in results {
+            for (at, digest) in result? {
+                bytes[at..at + 32].copy_from_slice(digest.as_bytes());
+            }
+        }
+        Ok(Digest::of(&bytes))
     }
 }
 

@@ -271,33 +271,23 @@ impl Builder {
         }
     }
 
-    /// Writes the index. Entries come in the order of a walk by name, so equal layers give equal indexes.
+    /// The index but for what it says of the tar. Entries come in the order of a walk by name, so equal layers give
+    /// equal indexes.
     ///
     /// # Errors
-    /// What `out` reports; `InvalidData` if the layer is too large for the format.
-    pub fn write(mut self, diff_id: DiffId, tar_size: u64, out: &mut dyn Write) -> io::Result<()> {
+    /// [`InvalidEntry::TooLarge`] if the layer is too large for the format.
+    pub fn encode(mut self) -> Result<Encoded, InvalidEntry> {
         self.resolve_links();
         let mut image = Sections::default();
-        image
-            .place(&self.entries, 0)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        image
-            .fill(&self.entries)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        image.place(&self.entries, 0)?;
+        image.fill(&self.entries)?;
         let body = [image.entries, image.names, image.extents, image.heap];
-        let mut header = Vec::with_capacity(HEADER);
-        header.extend_from_slice(&MAGIC);
-        for (part, size) in body.iter().zip([ENTRY, NAME, EXTENT, 1]) {
-            header.extend_from_slice(&((part.len() / size) as u64).to_le_bytes());
-        }
-        header.extend_from_slice(&tar_size.to_le_bytes());
-        header.extend_from_slice(diff_id.0.as_bytes());
         let mut hasher = crate::digest::Hasher::new();
         body.iter().for_each(|part| hasher.update(part));
-        header.extend_from_slice(hasher.finish().as_bytes());
-        header.resize(HEADER, 0);
-        out.write_all(&header)?;
-        body.iter().try_for_each(|part| out.write_all(part))
+        Ok(Encoded {
+            body,
+            digest: hasher.finish(),
+        })
     }
 
     /// Links to what came later in the tar than the link itself.
@@ -317,6 +307,32 @@ impl Builder {
                 self.entries[dir].children.insert(name, Slot::Entry(id));
             }
         }
+    }
+}
+
+/// An index that lacks only what it says of the tar.
+pub struct Encoded {
+    body: [Vec<u8>; 4],
+    digest: Digest,
+}
+
+impl Encoded {
+    /// Writes the index of the tar that has this digest and size.
+    ///
+    /// # Errors
+    /// What `out` reports.
+    pub fn write(&self, diff_id: DiffId, tar_size: u64, out: &mut dyn Write) -> io::Result<()> {
+        let mut header = Vec::with_capacity(HEADER);
+        header.extend_from_slice(&MAGIC);
+        for (part, size) in self.body.iter().zip([ENTRY, NAME, EXTENT, 1]) {
+            header.extend_from_slice(&((part.len() / size) as u64).to_le_bytes());
+        }
+        header.extend_from_slice(&tar_size.to_le_bytes());
+        header.extend_from_slice(diff_id.0.as_bytes());
+        header.extend_from_slice(self.digest.as_bytes());
+        header.resize(HEADER, 0);
+        out.write_all(&header)?;
+        self.body.iter().try_for_each(|part| out.write_all(part))
     }
 }
 

@@ -27,7 +27,8 @@ fn file(text: &str) -> Node {
 fn written(builder: Builder) -> Index {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     let diff_id = DiffId(Digest::of(b"tar"));
-    builder.write(diff_id, 7, file.as_file_mut()).expect("written");
+    let index = builder.encode().expect("encoded");
+    index.write(diff_id, 7, file.as_file_mut()).expect("written");
     let index = Index::open(file.path()).expect("opened");
     assert!(index.verify());
     assert_eq!((index.diff_id(), index.tar_size()), (diff_id, 7));
@@ -181,7 +182,8 @@ fn damage_is_an_error_not_a_panic() {
             .expect("added");
     }
     let mut bytes = Vec::new();
-    builder
+    let index = builder.encode().expect("encoded");
+    index
         .write(DiffId(Digest::of(b"")), 0, &mut bytes)
         .expect("written");
     let dir = tempfile::tempdir().expect("a directory");

@@ -16,7 +16,7 @@ pub(super) const BLOCK: usize = 4096;
 
 /// Opens a source file for one reading: thousands of them are named at a time, too many to hold open. What was put in
 /// its place meanwhile is refused if it is no regular file.
-pub(super) fn open(path: &Path) -> Result<File, Error> {
+pub(in crate::overlay) fn open(path: &Path) -> Result<File, Error> {
     let open = || {
         let file = File::options()
             .read(true)

@@ -223,10 +223,11 @@ fn placed_nodes_need_no_copy() {
     };
     let path = s.dir.path().join("source");
     std::fs::write(&path, vec![6; 40_000]).expect("written");
-    let host = Source::Host {
+    let host = Source::Host(HostFile {
         path: path.clone(),
         size: 40_000,
-    };
+        known: None,
+    });
     let layer = Source::Layer(Arc::clone(&s.layers[0]), id);
     for (name, source) in [
         (&b"layer"[..], layer),
