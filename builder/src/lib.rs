@@ -8,7 +8,8 @@
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
 //! - [`http`], [`url`]: an HTTP client.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
-//! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go.
+//! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go;
+//!   [`compress`] for the way out.
 //!
 //! Nothing here prints or reads arguments: progress comes as [`event`]s, errors as values.
 
@@ -16,6 +17,7 @@ pub mod archive;
 pub mod build;
 pub mod cache;
 pub mod commit;
+pub mod compress;
 pub mod context;
 pub mod dockerfile;
 pub mod epoch;

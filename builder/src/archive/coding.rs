@@ -3,13 +3,9 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read};
 
-use flate2::write::GzEncoder;
 use mica_fs::digest::{Digest, Hashing};
 
-/// gzip's own default, which Docker's tools use as well.
-const GZIP_LEVEL: u32 = 6;
-/// zstd's own default.
-const ZSTD_LEVEL: i32 = 3;
+use crate::compress::{Algorithm, compress};
 
 /// A form of a layer's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,25 +73,21 @@ impl Coding {
     /// Compresses `plain` into `file`: the file, and the digest and the size of what is in it.
     pub(super) fn compress(self, plain: &mut dyn Read, file: File) -> io::Result<(File, Digest, u64)> {
         let mut out = Hashing::new(BufWriter::with_capacity(256 << 10, file));
-        let out = match self.compression {
+        match self.compression {
             Compression::None => {
                 io::copy(plain, &mut out)?;
-                out
             }
             Compression::Gzip => {
-                let level = self.level.unwrap_or(GZIP_LEVEL).min(9);
-                let mut encoder = GzEncoder::new(out, flate2::Compression::new(level));
-                io::copy(plain, &mut encoder)?;
-                encoder.finish()?
+                let algorithm = self
+                    .level
+                    .map_or(Algorithm::GZIP, |level| Algorithm::Gzip(level.min(9)));
+                compress(algorithm, plain, &mut out)?;
             }
             Compression::Zstd => {
-                let level = self.level.map_or(Ok(ZSTD_LEVEL), i32::try_from);
-                let mut encoder = zstd::Encoder::new(out, level.unwrap_or(ZSTD_LEVEL))?;
-                encoder.include_checksum(true)?;
-                io::copy(plain, &mut encoder)?;
-                encoder.finish()?
+                let level = self.level.and_then(|level| i32::try_from(level).ok());
+                compress(level.map_or(Algorithm::ZSTD, Algorithm::Zstd), plain, &mut out)?;
             }
-        };
+        }
         let (buffer, digest, size) = out.finish();
         Ok((buffer.into_inner().map_err(|e| e.into_error())?, digest, size))
     }
