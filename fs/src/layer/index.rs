@@ -219,6 +219,20 @@ impl Index {
             .filter_map(|record| Some((self.name(record)?, self.slot(record)?)))
     }
 
+    /// How many names directory `dir` of this layer has, whiteouts included.
+    pub fn name_count(&self, dir: EntryId) -> u32 {
+        let names = self.names_of_dir(dir).unwrap_or_default();
+        u32::try_from(names.len() / NAME).unwrap_or(u32::MAX)
+    }
+
+    /// The name of that number in directory `dir` of this layer, and what it stands for. Numbers follow the order of
+    /// the names; there is none only beyond the last, or if the index is damaged.
+    pub fn child(&self, dir: EntryId, number: u32) -> Option<(&[u8], Slot)> {
+        let start = (number as usize).checked_mul(NAME)?;
+        let record = self.names_of_dir(dir)?.get(start..start.checked_add(NAME)?)?;
+        Some((self.name(record)?, self.slot(record)?))
+    }
+
     /// All paths that lead to entry `id`: several for a file with hard links. Takes time proportional to the
     /// size of the index.
     pub fn paths_of(&self, id: EntryId) -> Vec<ImagePath> {

@@ -165,7 +165,7 @@ impl Tree {
         if xattrs.contains_key(&b"security.capability"[..]) {
             let mut xattrs = xattrs;
             xattrs.remove(&b"security.capability"[..]);
-            node.xattrs = Some(xattrs);
+            node.xattrs = Some(Box::new(xattrs));
         }
         Ok(())
     }

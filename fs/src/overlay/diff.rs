@@ -353,7 +353,7 @@ fn differs(lower: &Lowers, node: &Node) -> bool {
     let Some(found) = node.found() else { return true };
     let before = lower.metadata(&found);
     (node.mode, node.uid, node.gid, node.mtime) != (before.mode, before.uid, before.gid, before.mtime)
-        || node.xattrs.as_ref().is_some_and(|own| *own != before.xattrs)
+        || node.xattrs.as_ref().is_some_and(|own| **own != before.xattrs)
 }
 
 fn metadata(tree: &Tree, node: &Node) -> Metadata {

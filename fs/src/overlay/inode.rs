@@ -36,8 +36,8 @@ pub(super) struct Node {
     pub btime: Timestamp,
     /// The mtime was set by hand, not by a change of the content.
     pub dated: bool,
-    /// The attributes; those of the lower node while `None`.
-    pub xattrs: Option<Xattrs>,
+    /// The attributes; those of the lower node, or none of a new one, while `None`.
+    pub xattrs: Option<Box<Xattrs>>,
     pub body: Body,
 }
 
@@ -98,7 +98,7 @@ impl Node {
             ctime: now,
             btime: now,
             dated: false,
-            xattrs: Some(Xattrs::new()),
+            xattrs: None,
             body,
         }
     }

@@ -27,6 +27,13 @@ pub(super) struct Found {
     pub contributors: Vec<Origin>,
 }
 
+/// Where a name of a lower directory stands: in which of the contributors, and its number there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NamePlace {
+    contributor: u32,
+    number: u32,
+}
+
 /// Inode number of the first entry of the bottom layer: 1 is the root's.
 const FIRST: u64 = 2;
 
@@ -175,27 +182,39 @@ impl Lowers {
     /// The names in the directory of these contributors, sorted. A name whose hard link leads nowhere is among
     /// them, though [`Self::find`] does not find it.
     pub fn names(&self, contributors: &[Origin]) -> Vec<&[u8]> {
-        let children = |dir: &Origin| {
-            let layer = self.layers.get(dir.layer as usize);
-            let entry = dir.entry;
-            layer
-                .into_iter()
-                .flat_map(move |layer| layer.index().children(entry))
-        };
-        if let [only] = contributors {
-            let visible = children(only).filter(|(_, slot)| *slot != Slot::Whiteout);
-            return visible.map(|(name, _)| name).collect();
-        }
-        let mut seen = HashMap::new();
-        for (name, slot) in contributors.iter().flat_map(children) {
-            seen.entry(name).or_insert(slot != Slot::Whiteout);
-        }
-        let mut names: Vec<_> = seen
+        let places = self.name_places(contributors);
+        places
             .into_iter()
-            .filter_map(|(name, visible)| visible.then_some(name))
-            .collect();
-        names.sort_unstable();
-        names
+            .filter_map(|place| self.name_at(contributors, place))
+            .collect()
+    }
+
+    /// Where the names of [`Self::names`] stand, in the same order.
+    pub fn name_places(&self, contributors: &[Origin]) -> Vec<NamePlace> {
+        let mut all = Vec::new();
+        for (contributor, origin) in (0..).zip(contributors) {
+            let Some(layer) = self.layer(*origin) else {
+                continue;
+            };
+            let index = layer.index();
+            all.extend((0..index.name_count(origin.entry)).filter_map(|number| {
+                let (name, slot) = index.child(origin.entry, number)?;
+                Some((name, NamePlace { contributor, number }, slot != Slot::Whiteout))
+            }));
+        }
+        if contributors.len() > 1 {
+            all.sort_unstable_by_key(|(name, place, _)| (*name, place.contributor));
+            all.dedup_by_key(|(name, _, _)| *name);
+        }
+        let visible = all.into_iter().filter(|(_, _, visible)| *visible);
+        visible.map(|(_, place, _)| place).collect()
+    }
+
+    /// The name at a place of [`Self::name_places`].
+    pub fn name_at(&self, contributors: &[Origin], place: NamePlace) -> Option<&[u8]> {
+        let dir = contributors.get(place.contributor as usize)?;
+        let (name, _) = self.layer(*dir)?.index().child(dir.entry, place.number)?;
+        Some(name)
     }
 
     /// The entry that describes a node: of a directory the topmost contributor that is not implicit.

@@ -67,13 +67,13 @@ impl Overlay {
         node.dated = true;
         node.held = true;
         node.links = 1;
-        node.xattrs = Some(metadata.xattrs.clone());
+        node.xattrs = Some(Box::new(metadata.xattrs.clone()));
         let mut tree = self.tree_mut()?;
         tree.live_dir(parent.0)?;
         if tree.child(parent.0, name)?.is_some() {
             return Err(Error::Exists);
         }
-        tree.nodes.insert(number, node);
+        tree.nodes.insert(number, Box::new(node));
         tree.note_data(number);
         tree.attach(parent.0, name, number)?;
         let attr = tree.attr(number)?;

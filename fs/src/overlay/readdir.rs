@@ -1,8 +1,10 @@
 //! What a directory lists, and the cookies that continue a listing.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::inode::{Dir, Override};
+use super::lower::{Lowers, NamePlace, Origin};
 use super::tree::{Peek, Tree};
 use super::*;
 
@@ -11,26 +13,37 @@ const BATCH: usize = 128;
 /// Cookies 1 and 2 are those after `.` and `..`.
 const FIRST: u64 = 3;
 
-/// The names of one directory with their numbers. A name keeps its number for as long as it is there; new
-/// names get rising ones. So a reader that continues at a cookie neither misses nor repeats a name that was
-/// there all the time, whatever happens in between.
+/// The names of one directory with their numbers. A lower name's number is its place among the lower names, hidden
+/// or not, which never changes; names that only the upper has get rising ones behind these. So a reader that
+/// continues at a cookie neither misses nor repeats a name that was there all the time, whatever happens in between,
+/// and a listing without names of the upper can be made anew at any time.
 pub(super) struct Listing {
+    lower: Vec<NamePlace>,
     by_number: BTreeMap<u64, Arc<[u8]>>,
     numbers: HashMap<Arc<[u8]>, u64>,
     next: u64,
 }
 
 impl Listing {
-    fn new() -> Self {
-        Self {
+    fn new(lowers: &Lowers, dir: &Dir) -> Self {
+        let lower = lowers.name_places(&dir.contributors);
+        let mut listing = Self {
+            next: FIRST + lower.len() as u64,
+            lower,
             by_number: BTreeMap::new(),
             numbers: HashMap::new(),
-            next: FIRST,
+        };
+        for (name, what) in &dir.overrides {
+            if matches!(what, Override::Node(_)) {
+                listing.add(lowers, &dir.contributors, name);
+            }
         }
+        listing
     }
 
-    pub fn add(&mut self, name: &[u8]) {
-        if self.numbers.contains_key(name) {
+    pub fn add(&mut self, lowers: &Lowers, contributors: &[Origin], name: &[u8]) {
+        let place = |place: &NamePlace| lowers.name_at(contributors, *place).unwrap_or_default().cmp(name);
+        if self.numbers.contains_key(name) || self.lower.binary_search_by(place).is_ok() {
             return;
         }
         let name: Arc<[u8]> = name.into();
@@ -44,10 +57,28 @@ impl Listing {
             self.by_number.remove(&number);
         }
     }
+
+    /// The names after `cookie`, each with its number.
+    fn after<'a>(
+        &self,
+        cookie: u64,
+        lowers: &'a Lowers,
+        contributors: &[Origin],
+    ) -> impl Iterator<Item = (u64, Cow<'a, [u8]>)> {
+        let from = cookie.saturating_add(1).max(FIRST);
+        let skipped = usize::try_from(from - FIRST).unwrap_or(usize::MAX);
+        let lower = self.lower.get(skipped..).unwrap_or_default().iter();
+        let lower = (from..).zip(lower).filter_map(|(number, place)| {
+            let name = lowers.name_at(contributors, *place)?;
+            Some((number, Cow::Borrowed(name)))
+        });
+        let own = self.by_number.range(from..);
+        lower.chain(own.map(|(number, name)| (*number, Cow::Owned(name.to_vec()))))
+    }
 }
 
-struct Entry {
-    name: Arc<[u8]>,
+struct Entry<'a> {
+    name: Cow<'a, [u8]>,
     ino: u64,
     kind: Kind,
     next: u64,
@@ -68,7 +99,7 @@ impl Overlay {
     ) -> Result<()> {
         let mut cookie = cookie;
         loop {
-            let batch = self.tree().list(ino.0, cookie)?;
+            let batch = self.tree().list(&self.lower, ino.0, cookie)?;
             let Some(last) = batch.last() else { return Ok(()) };
             cookie = last.next;
             for entry in &batch {
@@ -87,8 +118,13 @@ impl Overlay {
 }
 
 impl Tree {
-    fn list(&mut self, ino: u64, cookie: u64) -> Result<Vec<Entry>> {
-        self.make_listing(ino)?;
+    /// `lowers` are the tree's own; their names outlive the lock.
+    fn list<'a>(&mut self, lowers: &'a Lowers, ino: u64, cookie: u64) -> Result<Vec<Entry<'a>>> {
+        let dir = self.dir(ino)?;
+        if dir.listing.is_none() {
+            let listing = Listing::new(lowers, dir);
+            self.dir_mut(ino)?.listing = Some(Box::new(listing));
+        }
         if let Some(trace) = &mut self.trace {
             trace.listing(ino);
         }
@@ -99,7 +135,7 @@ impl Tree {
         for (name, number, next) in [(&b"."[..], ino, 1), (b"..", parent, 2)] {
             if cookie < next {
                 batch.push(Entry {
-                    name: name.into(),
+                    name: Cow::Borrowed(name),
                     ino: number,
                     kind: Kind::Directory,
                     next,
@@ -109,48 +145,23 @@ impl Tree {
         let Some(listing) = &dir.listing else {
             return Ok(batch);
         };
-        let rest = listing.by_number.range(cookie.saturating_add(1).max(FIRST)..);
-        let entries = rest.filter_map(|(number, name)| {
-            let (ino, kind) = match self.peek(dir, name)? {
+        let entries = listing.after(cookie, lowers, &dir.contributors);
+        let entries = entries.filter_map(|(next, name)| {
+            let (ino, kind) = match self.peek(dir, &name)? {
                 Peek::Node(ino) => (ino, self.nodes.get(&ino)?.kind()),
-                Peek::Lower(found) => (self.lower.number(found.origin), found.kind),
+                Peek::Lower(found) => (lowers.number(found.origin), found.kind),
             };
             Some(Entry {
-                name: Arc::clone(name),
+                name,
                 ino,
                 kind,
-                next: *number,
+                next,
             })
         });
         batch.extend(entries.take(BATCH));
+        if batch.is_empty() && listing.numbers.is_empty() {
+            self.dir_mut(ino)?.listing = None;
+        }
         Ok(batch)
-    }
-
-    fn make_listing(&mut self, ino: u64) -> Result<()> {
-        let dir = self.dir(ino)?;
-        if dir.listing.is_some() {
-            return Ok(());
-        }
-        let mut listing = Listing::new();
-        for name in self.visible_names(dir) {
-            listing.add(&name);
-        }
-        self.dir_mut(ino)?.listing = Some(Box::new(listing));
-        Ok(())
-    }
-
-    /// The names of a directory: the lower ones sorted, then those that only the upper has, sorted.
-    pub fn visible_names(&self, dir: &Dir) -> Vec<Vec<u8>> {
-        let lower = self.lower.names(&dir.contributors);
-        let is_lower = |name: &[u8]| lower.binary_search(&name).is_ok();
-        let added = dir
-            .overrides
-            .iter()
-            .filter(|(name, what)| matches!(what, Override::Node(_)) && !is_lower(name))
-            .map(|(name, _)| name.to_vec());
-        let kept = lower
-            .iter()
-            .filter(|name| dir.overrides.get(**name) != Some(&Override::Whiteout));
-        kept.map(|name| name.to_vec()).chain(added).collect()
     }
 }

@@ -28,7 +28,8 @@ pub(super) struct Tree {
     pub lower: Arc<Lowers>,
     /// Where changed data goes; `None` makes the tree read-only.
     pub files: Option<Arc<FlatFiles>>,
-    pub nodes: HashMap<u64, Node>,
+    /// Boxed, so that the table stays small while it grows.
+    pub nodes: HashMap<u64, Box<Node>>,
     /// The next new inode number.
     pub next: u64,
     pub trace: Option<Trace>,
@@ -57,18 +58,21 @@ impl Tree {
             next: lower.end(),
             lower,
             files,
-            nodes: HashMap::from([(Ino::ROOT.0, root)]),
+            nodes: HashMap::from([(Ino::ROOT.0, Box::new(root))]),
             trace: None,
             unsaved: None,
         }
     }
 
     pub fn node(&self, ino: u64) -> Result<&Node, Error> {
-        self.nodes.get(&ino).ok_or(Error::Stale)
+        self.nodes.get(&ino).map(|node| &**node).ok_or(Error::Stale)
     }
 
     pub fn node_mut(&mut self, ino: u64) -> Result<&mut Node, Error> {
-        self.nodes.get_mut(&ino).ok_or(Error::Stale)
+        self.nodes
+            .get_mut(&ino)
+            .map(|node| &mut **node)
+            .ok_or(Error::Stale)
     }
 
     pub fn dir(&self, ino: u64) -> Result<&Dir, Error> {
@@ -132,7 +136,7 @@ impl Tree {
                     entry: entry.0,
                 })?;
                 node.home = home;
-                self.nodes.insert(ino, node);
+                self.nodes.insert(ino, Box::new(node));
             }
         }
         self.node_mut(parent)?.children += 1;
@@ -206,13 +210,14 @@ impl Tree {
             unsaved.node(ino);
             unsaved.name(parent, name);
         }
+        let lower = Arc::clone(&self.lower);
         let node = self.node_mut(parent)?;
         node.children += u32::from(homeless);
         let dir = node.dir_mut()?;
         dir.overrides.insert(name.into(), Override::Node(ino));
         dir.subdirectories += u32::from(is_directory);
         if let Some(listing) = &mut dir.listing {
-            listing.add(name);
+            listing.add(&lower, &dir.contributors, name);
         }
         Ok(())
     }
@@ -270,7 +275,7 @@ impl Tree {
     pub fn add(&mut self, node: Node) -> u64 {
         let ino = self.next;
         self.next += 1;
-        self.nodes.insert(ino, node);
+        self.nodes.insert(ino, Box::new(node));
         ino
     }
 
@@ -298,7 +303,7 @@ impl Tree {
                 data.discard();
             }
             let home = node.home.clone();
-            gone.push(node);
+            gone.push(*node);
             let Some((parent, _)) = home else { break };
             if let Some(parent) = self.nodes.get_mut(&parent) {
                 parent.children = parent.children.saturating_sub(1);
@@ -360,7 +365,7 @@ impl Tree {
     /// The extended attributes of a node.
     pub fn xattrs(&self, node: &Node) -> Xattrs {
         match (&node.xattrs, node.found()) {
-            (Some(own), _) => own.clone(),
+            (Some(own), _) => Xattrs::clone(own),
             (None, Some(found)) => self.lower.metadata(&found).xattrs,
             (None, None) => Xattrs::new(),
         }
@@ -369,7 +374,7 @@ impl Tree {
     /// Notes the first access to a node that was there before anything was recorded.
     fn trace_known(&mut self, parent: u64, name: &[u8], ino: u64) {
         let Some(trace) = &mut self.trace else { return };
-        let found = self.nodes.get(&ino).and_then(Node::found);
+        let found = self.nodes.get(&ino).and_then(|node| node.found());
         match found {
             Some(found) if !trace.knows(ino) => trace.present(parent, name, ino, &found),
             Some(_) => {}

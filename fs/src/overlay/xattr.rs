@@ -76,7 +76,7 @@ impl Overlay {
         let mut xattrs = tree.xattrs(tree.node(ino.0)?);
         change(&mut xattrs)?;
         tree.take_into_layer(ino.0)?;
-        tree.node_mut(ino.0)?.xattrs = Some(xattrs);
+        tree.node_mut(ino.0)?.xattrs = Some(Box::new(xattrs));
         tree.touch_status(ino.0)
     }
 }

@@ -185,7 +185,7 @@ impl Writer {
         self.0.push(u8::from(node.xattrs.is_some()));
         if let Some(xattrs) = &node.xattrs {
             self.u32(xattrs.len() as u32);
-            for (name, value) in xattrs {
+            for (name, value) in xattrs.iter() {
                 self.bytes(name);
                 self.bytes(value);
             }
@@ -295,7 +295,7 @@ fn open(ino: u64, bytes: Option<&[u8]>, files: &Arc<FlatFiles>) -> Decoded<FileD
 #[derive(Default)]
 struct Restoring<'a> {
     next: u64,
-    nodes: HashMap<u64, Node>,
+    nodes: HashMap<u64, Box<Node>>,
     /// Files with content of their own.
     own: HashSet<u64>,
     /// The content; none if it lies in the flat file.
@@ -341,7 +341,7 @@ impl<'a> Restoring<'a> {
         {
             dir.overrides = before.overrides;
         }
-        self.nodes.insert(ino, node);
+        self.nodes.insert(ino, Box::new(node));
         Ok(())
     }
 
@@ -364,7 +364,7 @@ impl<'a> Restoring<'a> {
 }
 
 /// Counts what follows from the nodes, and checks that all that is named is there.
-fn link_up(nodes: &mut HashMap<u64, Node>) -> Decoded<()> {
+fn link_up(nodes: &mut HashMap<u64, Box<Node>>) -> Decoded<()> {
     let homes: Vec<_> = nodes
         .values()
         .filter_map(|node| node.home.as_ref().map(|home| home.0))
@@ -458,7 +458,7 @@ impl<'a> Reader<'a> {
         let [links, mode, uid, gid] = [self.u32()?, self.u32()?, self.u32()?, self.u32()?];
         let [atime, mtime, ctime, btime] = [self.time()?, self.time()?, self.time()?, self.time()?];
         let dated = self.flag()?;
-        let xattrs = self.flag()?.then(|| self.xattrs()).transpose()?;
+        let xattrs = self.flag()?.then(|| self.xattrs().map(Box::new)).transpose()?;
         let tag = self.u8()?;
         let body = match tag {
             // Content of its own is told apart from the node: until then it stands as the lower one.
