@@ -55,11 +55,7 @@ pub enum ExportError {
 /// # Errors
 /// [`StoreError`] if a layer is missing or damaged.
 pub fn merged(store: &Store, layers: &[DiffId]) -> Result<Overlay, StoreError> {
-    let layers = layers
-        .iter()
-        .map(|id| store.layer(id))
-        .collect::<Result<_, _>>()?;
-    Ok(Overlay::read_only(layers))
+    Ok(Overlay::read_only(store.layers(layers)?))
 }
 
 /// Writes the merged root filesystem of a stack of layers as a tar, sorted by name: the same layers give the same

@@ -58,10 +58,7 @@ impl<'a> Rootfs<'a> {
     /// [`RootfsError`] if a layer is missing or the upper cannot be made.
     pub fn prepare(store: &'a Store, layers: &[DiffId], virtuals: Vec<Virtual>) -> Result<Self, RootfsError> {
         let lease = store.lease(layers)?;
-        let opened = layers
-            .iter()
-            .map(|id| store.layer(id))
-            .collect::<Result<Vec<_>, _>>()?;
+        let opened = store.layers(layers)?;
         let work = store.work_dir()?;
         let upper = directory(work.path().join("upper"))?;
         let options = Options {

@@ -67,10 +67,6 @@ impl Solver<'_> {
     }
 
     fn image_tree(&self, layers: &[DiffId]) -> Result<ImageTree, StepError> {
-        let layers = layers
-            .iter()
-            .map(|id| self.store.layer(id))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(ImageTree::new(layers))
+        Ok(ImageTree::new(self.store.layers(layers)?))
     }
 }

@@ -117,10 +117,7 @@ impl What {
             ids.truncate(lowest);
         }
         let lease = store.lease(&ids)?;
-        let layers = ids
-            .iter()
-            .map(|id| store.layer(id))
-            .collect::<Result<Vec<_>, _>>()?;
+        let layers = store.layers(&ids)?;
         let mut scratch = None;
         let overlay = match (self.rw, &self.upper) {
             (false, _) => Overlay::read_only(layers),

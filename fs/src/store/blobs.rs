@@ -17,7 +17,7 @@ impl Store {
         {
             let gate = self.gate_shared()?;
             if self.has_blob(&digest) {
-                self.hold(&gate, &digest)?;
+                self.hold(&gate, &[digest])?;
                 return Ok(digest);
             }
         }
@@ -69,7 +69,7 @@ impl Store {
             fs::rename(&path, &place).map_err(|e| StoreError::io("write", &place, e))?;
             sync_directory(&self.blobs())?;
         }
-        self.hold(&gate, &digest)?;
+        self.hold(&gate, &[digest])?;
         Ok((digest, size))
     }
 

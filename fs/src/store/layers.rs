@@ -9,7 +9,7 @@ use super::{Store, StoreError, WorkDir, lock, sync_directory};
 use crate::digest::DiffId;
 use crate::layer::ingest::{decompress, ingest};
 use crate::layer::writer::Written;
-use crate::layer::{INDEX_FILE, Layer, TAR_FILE};
+use crate::layer::{INDEX_FILE, Layer, LayerError, TAR_FILE};
 
 impl Store {
     /// Opens a layer, once in the life of this store object as long as the layer is in use. The layer will not
@@ -18,16 +18,49 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoLayer`], and [`StoreError::Layer`] if its index is missing or damaged.
     pub fn layer(&self, id: &DiffId) -> Result<Arc<Layer>, StoreError> {
-        if let Some(layer) = lock(&self.layers).get(id).and_then(|weak| weak.upgrade()) {
+        if let Some(layer) = self.open_already(id) {
             return Ok(layer);
         }
         let gate = self.gate_shared()?;
-        if !self.has_layer(id) {
-            return Err(StoreError::NoLayer { diff_id: *id });
+        let layer = self.open_layer(id)?;
+        self.hold(&gate, &[id.0])?;
+        Ok(layer)
+    }
+
+    /// Opens the layers of a stack, each as [`Self::layer`] does: quicker than one after the other.
+    ///
+    /// # Errors
+    /// As [`Self::layer`].
+    pub fn layers(&self, ids: &[DiffId]) -> Result<Vec<Arc<Layer>>, StoreError> {
+        let gate = self.gate_shared()?;
+        let mut opened = Vec::new();
+        let mut layers = Vec::with_capacity(ids.len());
+        for id in ids {
+            layers.push(match self.open_already(id) {
+                Some(layer) => layer,
+                None => {
+                    opened.push(id.0);
+                    self.open_layer(id)?
+                }
+            });
         }
-        let damaged = |source| StoreError::Layer { diff_id: *id, source };
-        let layer = Arc::new(Layer::open(&self.layer_path(id)).map_err(damaged)?);
-        self.hold(&gate, &id.0)?;
+        self.hold(&gate, &opened)?;
+        Ok(layers)
+    }
+
+    fn open_already(&self, id: &DiffId) -> Option<Arc<Layer>> {
+        lock(&self.layers).get(id)?.upgrade()
+    }
+
+    /// The caller holds the gate, and then the layer.
+    fn open_layer(&self, id: &DiffId) -> Result<Arc<Layer>, StoreError> {
+        let layer = Layer::open(&self.layer_path(id)).map_err(|source| match source {
+            LayerError::Tar { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                StoreError::NoLayer { diff_id: *id }
+            }
+            source => StoreError::Layer { diff_id: *id, source },
+        })?;
+        let layer = Arc::new(layer);
         lock(&self.layers).insert(*id, Arc::downgrade(&layer));
         Ok(layer)
     }
@@ -60,7 +93,7 @@ impl Store {
                 Err(e) => return Err(StoreError::io("publish", &place, e)),
             }
             self.link_as_blob(&id)?;
-            self.hold(&gate, &id.0)?;
+            self.hold(&gate, &[id.0])?;
         }
         drop(work);
         self.layer(&id)

@@ -34,9 +34,10 @@ impl Lease {
         Ok(Self { path, file })
     }
 
-    fn add(&mut self, digest: &Digest) -> Result<(), StoreError> {
+    fn add(&mut self, digests: &[Digest]) -> Result<(), StoreError> {
+        let lines: String = digests.iter().map(|digest| format!("{digest}\n")).collect();
         self.file
-            .write_all(format!("{digest}\n").as_bytes())
+            .write_all(lines.as_bytes())
             .map_err(|e| StoreError::io("write", &self.path, e))
     }
 }
@@ -60,21 +61,22 @@ impl Store {
     pub fn lease(&self, layers: &[DiffId]) -> Result<Lease, StoreError> {
         let _gate = self.gate_shared()?;
         let mut lease = Lease::new(&self.root)?;
-        for diff_id in layers {
-            lease.add(&diff_id.0)?;
-            if !self.has_layer(diff_id) {
-                return Err(StoreError::NoLayer { diff_id: *diff_id });
-            }
+        lease.add(&layers.iter().map(|diff_id| diff_id.0).collect::<Vec<_>>())?;
+        match layers.iter().find(|diff_id| !self.has_layer(diff_id)) {
+            Some(diff_id) => Err(StoreError::NoLayer { diff_id: *diff_id }),
+            None => Ok(lease),
         }
-        Ok(lease)
     }
 
-    /// Keeps an object for the life of this store object. The caller holds the gate.
-    pub(super) fn hold(&self, _gate: &Gate, digest: &Digest) -> Result<(), StoreError> {
+    /// Keeps objects for the life of this store object. The caller holds the gate.
+    pub(super) fn hold(&self, _gate: &Gate, digests: &[Digest]) -> Result<(), StoreError> {
+        if digests.is_empty() {
+            return Ok(());
+        }
         let mut held = lock(&self.held);
         match &mut *held {
-            Some(lease) => lease.add(digest),
-            none => none.insert(Lease::new(&self.root)?).add(digest),
+            Some(lease) => lease.add(digests),
+            none => none.insert(Lease::new(&self.root)?).add(digests),
         }
     }
 
