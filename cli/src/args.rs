@@ -94,7 +94,7 @@ pub enum ColorChoice {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Build(build::Args),
+    Build(Box<build::Args>),
     Run(run::Args),
     Images(images::Args),
     History(history::Args),
@@ -132,7 +132,7 @@ impl Command {
     /// Whatever made it fail, for [`crate::diagnostic::report`].
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Build(args) => build::run(args, context),
+            Self::Build(args) => build::run(&args, context),
             Self::Run(args) => run::run(args, context),
             Self::Images(args) => images::run(args, context),
             Self::History(args) => history::run(args, context),

@@ -140,7 +140,7 @@ pub fn report(error: &anyhow::Error) {
 }
 
 /// An error, its causes and the hint, as they are shown.
-fn describe(error: &anyhow::Error, color: bool) -> String {
+pub(crate) fn describe(error: &anyhow::Error, color: bool) -> String {
     let (red, cyan, reset) = match color {
         true => ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m"),
         false => ("", "", ""),

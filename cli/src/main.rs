@@ -14,7 +14,6 @@ mod commands;
 mod config;
 mod diagnostic;
 mod location;
-mod output;
 mod progress;
 mod render;
 mod signals;

@@ -1,150 +1,245 @@
-//! The arguments of `mica build`, and what of them the planner is told.
+//! The arguments of `mica build`: the names and meanings of `docker buildx build`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use mica_builder::graph::Network;
-use mica_builder::plan::{NamedContext, Request};
-
-use super::sources;
 use crate::progress::Style;
 
 /// Build an image from a Dockerfile
 ///
-/// Each RUN is executed in namespaces of its own on a copy-on-write mount of the layers so far. Steps whose
-/// command, base and copied files are the same as in an earlier build are taken from the cache.
+/// Takes the options of `docker buildx build`. Each RUN is executed in namespaces of its own on a copy-on-write
+/// mount of the layers so far. Steps whose command, base and copied files are the same as in an earlier build are
+/// taken from the cache. The image goes into the store, unless --output says otherwise.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     mica build -t hello .\n  \
     mica build -t hello:1.0 -f docker/Dockerfile --build-arg VERSION=1.0 --target release .\n  \
-    mica build --output type=oci,dest=hello.tar .\n  \
-    echo 'FROM busybox' | mica build -t copy -")]
+    mica build -o type=oci,dest=hello.tar,compression=zstd -o type=local,dest=out .\n  \
+    SOURCE_DATE_EPOCH=0 mica build -o type=oci,dest=hello.tar,rewrite-timestamp=true .\n  \
+    echo 'FROM busybox' | mica build -t copy -\n\n\
+    What is the same in the environment: BUILDKIT_PROGRESS is --progress, SOURCE_DATE_EPOCH is a build argument.")]
 pub struct Args {
     /// The build context: a directory; or `-` to read a Dockerfile from stdin, with no context
     #[arg(value_name = "PATH|-")]
-    pub(super) path: PathBuf,
+    pub path: PathBuf,
 
     /// Name of the Dockerfile [default: PATH/Dockerfile]; `-` reads it from stdin
     #[arg(long, short, value_name = "FILE")]
-    pub(super) file: Option<PathBuf>,
-
-    /// Name the image, as NAME or NAME:TAG; may be given again
-    #[arg(long, short, value_name = "NAME")]
-    pub(super) tag: Vec<String>,
-
-    /// Set a build argument; without =VALUE it is taken from the environment
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    pub(super) build_arg: Vec<String>,
+    pub file: Option<PathBuf>,
 
     /// The stage to build [default: the last one]
     #[arg(long, value_name = "STAGE")]
-    pub(super) target: Option<String>,
+    pub target: Option<String>,
 
-    /// Set a label on the image
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub(super) label: Vec<String>,
+    /// Set a build argument; without =VALUE it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
 
     /// Give a directory or an image (docker-image://NAME) a name for FROM and --from
     #[arg(long, value_name = "NAME=PATH")]
-    pub(super) build_context: Vec<String>,
-
-    /// Give a secret to steps that ask for it by RUN --mount=type=secret
-    #[arg(long, value_name = "id=ID[,src=FILE|,env=VAR]")]
-    pub(super) secret: Vec<String>,
-
-    /// Execute every step, whatever the cache holds
-    #[arg(long)]
-    pub(super) no_cache: bool,
-
-    /// Execute every step of these stages, whatever the cache holds
-    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
-    pub(super) no_cache_filter: Vec<String>,
-
-    /// Accepted as docker has it: images come from the store, and there is nothing to pull
-    #[arg(long)]
-    pub(super) pull: bool,
+    pub build_context: Vec<String>,
 
     /// The platform to build for: this machine's
     #[arg(long, value_name = "OS/ARCH")]
-    pub(super) platform: Vec<String>,
+    pub platform: Vec<String>,
 
-    /// Add a name to /etc/hosts of every step
-    #[arg(long, value_name = "NAME:ADDRESS")]
-    pub(super) add_host: Vec<String>,
-
-    /// What RUN can reach, where it does not say so itself
-    #[arg(long, value_name = "MODE", default_value = "default")]
-    pub(super) network: NetworkMode,
+    /// Accepted as docker has it: images come from the store, and there is nothing to pull
+    #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub pull: Option<bool>,
 
     /// Check the Dockerfile, and build nothing: --call=check
     #[arg(long, conflicts_with = "call")]
-    pub(super) check: bool,
+    pub check: bool,
 
     /// Answer a question instead of building: check, outline, targets; with `,format=json` in JSON
     #[arg(long, value_name = "METHOD", default_value = "build")]
-    pub(super) call: String,
+    pub call: String,
+
+    #[command(flatten)]
+    pub image: ImageArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub steps: StepArgs,
+
+    #[command(flatten)]
+    pub cache: CacheArgs,
+
+    #[command(flatten)]
+    pub display: DisplayArgs,
+
+    #[command(flatten)]
+    pub docker: DockerArgs,
+}
+
+/// What `--flag[=VALUE]` shows for VALUE.
+const BOOL: &str = "true|false";
+
+/// Names, and what is written on the image.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "The image")]
+pub struct ImageArgs {
+    /// Name the image, as NAME or NAME:TAG; may be given again
+    #[arg(long, short, value_name = "NAME")]
+    pub tag: Vec<String>,
+
+    /// Set a label on the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+
+    /// Set an annotation of the manifest, or with `manifest-descriptor:` before it of its entry in an archive's index
+    #[arg(long, value_name = "[KIND:]NAME=VALUE")]
+    pub annotation: Vec<String>,
+}
+
+/// Where the result goes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Where the result goes: type=image|oci|docker|tar|local|cacheonly,KEY=VALUE...; or a directory for the files;
+    /// or `-` for a tar of them to stdout. May be given again
+    ///
+    /// image: into the store, as without this option (name=NAME). oci, docker: an archive (dest=FILE or stdout;
+    /// tar=false for a directory). local, tar: the files of the image (dest=PATH, platform-split=true). cacheonly:
+    /// nothing.
+    ///
+    /// For images: compression=gzip|zstd|uncompressed, compression-level=N, force-compression=true (also for layers
+    /// that came compressed), oci-mediatypes=false, annotation.NAME=VALUE, rewrite-timestamp=true (no file is newer
+    /// than SOURCE_DATE_EPOCH).
+    #[arg(long, short, value_name = "SPEC")]
+    pub output: Vec<String>,
+
+    /// Into the store, besides where --output says
+    #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub load: Option<bool>,
+
+    /// To a registry: not supported yet
+    #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub push: Option<bool>,
 
     /// Write the image's ID to a file
     #[arg(long, value_name = "FILE")]
-    pub(super) iidfile: Option<PathBuf>,
+    pub iidfile: Option<PathBuf>,
 
-    /// Write the result: type=oci|docker|tar|local,dest=PATH; or a directory; or `-` for a tar to stdout
-    #[arg(long, short, value_name = "SPEC")]
-    pub(super) output: Vec<String>,
-
-    /// How to show progress
-    #[arg(long, value_name = "STYLE", default_value = "auto")]
-    pub(super) progress: Style,
-
-    /// Show nothing but errors, and print the image's ID
-    #[arg(long, short)]
-    pub(super) quiet: bool,
+    /// Write digests and names to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
 }
 
+/// What RUN sees and may do.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Steps")]
+pub struct StepArgs {
+    /// Give a secret to steps that ask for it by RUN --mount=type=secret
+    #[arg(long, value_name = "id=ID[,src=FILE|,env=VAR]")]
+    pub secret: Vec<String>,
+
+    /// What RUN can reach, where it does not say so itself
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: NetworkMode,
+
+    /// Add a name to /etc/hosts of every RUN; the address may be host-gateway
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+
+    /// Allow what is refused otherwise: security.insecure for RUN --security=insecure; network.host always is
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    pub allow: Vec<String>,
+
+    /// The size of /dev/shm, as in 512m [default: 64m]
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+
+    /// Limit a resource of every RUN: nofile=1024:4096
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub ulimit: Vec<String>,
+
+    /// The control group in which each RUN gets one of its own
+    #[arg(long, value_name = "GROUP")]
+    pub cgroup_parent: Option<String>,
+}
+
+/// What is taken from earlier builds.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheArgs {
+    /// Execute every step, whatever the cache holds
+    #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub no_cache: Option<bool>,
+
+    /// Execute every step of these stages, whatever the cache holds
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+
+    /// Accepted as docker has it: the cache of the store is used, and no other
+    #[arg(long, value_name = "SPEC")]
+    pub cache_from: Vec<String>,
+
+    /// type=inline is accepted: the cache stays in the store
+    #[arg(long, value_name = "SPEC")]
+    pub cache_to: Vec<String>,
+}
+
+/// What is shown meanwhile.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Progress")]
+pub struct DisplayArgs {
+    /// How to show progress
+    #[arg(
+        long,
+        value_name = "STYLE",
+        default_value = "auto",
+        env = "BUILDKIT_PROGRESS",
+        hide_env_values = true
+    )]
+    pub progress: Style,
+
+    /// Show nothing but errors, and print the image's ID
+    #[arg(long, short, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub quiet: Option<bool>,
+}
+
+/// What docker has and mica need not, or does not yet: accepted where that changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "For docker's sake")]
+pub struct DockerArgs {
+    /// Only false: no attestations are made
+    #[arg(long, value_name = "false")]
+    pub provenance: Option<String>,
+
+    /// Only false: no attestations are made
+    #[arg(long, value_name = "false")]
+    pub sbom: Option<String>,
+
+    /// Only with disabled=true: no attestations are made
+    #[arg(long, value_name = "SPEC")]
+    pub attest: Vec<String>,
+
+    /// Only default: mica builds by itself
+    #[arg(long, value_name = "default")]
+    pub builder: Option<String>,
+
+    /// Options of the old builder that change nothing here.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub rm: Option<bool>,
+
+    /// Likewise.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub force_rm: Option<bool>,
+
+    /// Likewise.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub compress: Option<bool>,
+}
+
+/// The values of `--network`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum NetworkMode {
+pub enum NetworkMode {
     /// The host's network
     Default,
     /// The host's network
     Host,
     /// No network
     None,
-}
-
-/// What is asked of the planner.
-///
-/// # Errors
-/// If an option is not of its form.
-pub(super) fn request(args: &Args, contexts: BTreeMap<String, NamedContext>) -> anyhow::Result<Request> {
-    let mut build_args = BTreeMap::new();
-    for text in &args.build_arg {
-        match text.split_once('=') {
-            Some((name, value)) => {
-                build_args.insert(name.to_owned(), value.to_owned());
-            }
-            None => {
-                if let Ok(value) = std::env::var(text) {
-                    build_args.insert(text.clone(), value);
-                }
-            }
-        }
-    }
-    let label = |text: &String| match text.split_once('=') {
-        Some((name, value)) => (name.to_owned(), value.to_owned()),
-        None => (text.clone(), String::new()),
-    };
-    Ok(Request {
-        build_args,
-        target: args.target.clone().filter(|target| !target.is_empty()),
-        labels: args.label.iter().map(label).collect(),
-        network: match args.network {
-            NetworkMode::None => Some(Network::None),
-            NetworkMode::Default | NetworkMode::Host => None,
-        },
-        hosts: sources::hosts(&args.add_host)?,
-        platform: sources::platform(&args.platform)?,
-        refresh: args.no_cache_filter.iter().cloned().collect(),
-        contexts,
-        ..Request::default()
-    })
 }

@@ -1,0 +1,68 @@
+//! Options that docker has and mica need not, or does not yet: taken where that changes nothing, refused by name
+//! elsewhere.
+
+use super::args::Args;
+use super::fields::Fields;
+use crate::diagnostic::{hint, usage_error};
+
+/// Looks at them; returns what the user is to be told.
+///
+/// # Errors
+/// If one asks for what there is not.
+pub fn notes(args: &Args) -> anyhow::Result<Vec<String>> {
+    let docker = &args.docker;
+    for (option, value) in [("--provenance", &docker.provenance), ("--sbom", &docker.sbom)] {
+        if let Some(text) = value
+            && !is_disabled(option, text)?
+        {
+            return Err(no_attestations(&format!("{option}={text}")));
+        }
+    }
+    for text in &docker.attest {
+        if !is_disabled("--attest", text)? {
+            return Err(no_attestations(&format!("--attest {text}")));
+        }
+    }
+    match docker.builder.as_deref() {
+        None | Some("" | "default") => {}
+        Some(name) => {
+            return Err(hint(
+                usage_error(format!("--builder {name}: there is no builder of that name")),
+                "mica builds by itself: leave --builder out",
+            ));
+        }
+    }
+    for text in &args.cache.cache_to {
+        if text != "type=inline" {
+            return Err(hint(
+                anyhow::anyhow!("--cache-to {text}: writing a cache elsewhere is not supported yet"),
+                "the cache stays in the store: leave --cache-to out, or copy the store",
+            ));
+        }
+    }
+    let mut notes = Vec::new();
+    if args.pull == Some(true) {
+        notes.push("--pull: no image was pulled: they come from the store".to_owned());
+    }
+    for text in &args.cache.cache_from {
+        notes.push(format!(
+            "--cache-from {text}: only the cache of the store is used"
+        ));
+    }
+    Ok(notes)
+}
+
+/// Whether an attestation is switched off: `false`, or `disabled=true` among others.
+fn is_disabled(option: &'static str, text: &str) -> anyhow::Result<bool> {
+    if matches!(text, "false" | "0" | "f" | "False" | "FALSE") {
+        return Ok(true);
+    }
+    Ok(Fields::parse(option, text)?.boolean("disabled")? == Some(true))
+}
+
+fn no_attestations(option: &str) -> anyhow::Error {
+    hint(
+        anyhow::anyhow!("{option}: attestations are not supported yet"),
+        "images are built without them: leave it out, or give --provenance=false and --sbom=false",
+    )
+}

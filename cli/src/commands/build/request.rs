@@ -1,0 +1,207 @@
+//! What the options ask of the planner.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mica_builder::dockerfile::suggestion;
+use mica_builder::epoch::SOURCE_DATE_EPOCH;
+use mica_builder::graph::Network;
+use mica_builder::plan::{Entitlement, NamedContext, Request};
+use mica_builder::sandbox::{InvalidUlimit, Limits, Ulimit, check_parent};
+
+use super::args::{Args, NetworkMode, StepArgs};
+use super::sources;
+use crate::diagnostic::{hint, usage_error};
+
+/// What is asked of the planner.
+///
+/// # Errors
+/// If an option is not of its form.
+pub fn request(args: &Args, contexts: BTreeMap<String, NamedContext>) -> anyhow::Result<Request> {
+    let label = |text: &String| match text.split_once('=') {
+        Some((name, value)) => (name.to_owned(), value.to_owned()),
+        None => (text.clone(), String::new()),
+    };
+    Ok(Request {
+        build_args: build_args(&args.build_arg, &|name| std::env::var(name).ok()),
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        labels: args.image.label.iter().map(label).collect(),
+        network: match args.steps.network {
+            NetworkMode::None => Some(Network::None),
+            NetworkMode::Default | NetworkMode::Host => None,
+        },
+        hosts: sources::hosts(&args.steps.add_host)?,
+        platform: sources::platform(&args.platform)?,
+        refresh: args.cache.no_cache_filter.iter().cloned().collect(),
+        limits: limits(&args.steps)?,
+        allow: allow(&args.steps.allow)?,
+        contexts,
+        ..Request::default()
+    })
+}
+
+/// The build arguments. One without a value is that of the environment, from which SOURCE_DATE_EPOCH comes by itself.
+fn build_args(given: &[String], variable: &dyn Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+    let epoch = variable(SOURCE_DATE_EPOCH).filter(|value| !value.is_empty());
+    let mut all: BTreeMap<_, _> = epoch
+        .map(|value| (SOURCE_DATE_EPOCH.to_owned(), value))
+        .into_iter()
+        .collect();
+    for text in given {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text.as_str(), variable(text)),
+        };
+        if let Some(value) = value {
+            all.insert(name.to_owned(), value);
+        }
+    }
+    all
+}
+
+fn limits(args: &StepArgs) -> anyhow::Result<Limits> {
+    let shm_size = args.shm_size.as_deref().map(bytes).transpose()?;
+    let parent = args.cgroup_parent.as_ref().filter(|parent| !parent.is_empty());
+    Ok(Limits {
+        // As in Docker, 0 is no size.
+        shm_size: shm_size.filter(|&size| size > 0),
+        ulimits: args
+            .ulimit
+            .iter()
+            .map(|text| ulimit(text))
+            .collect::<anyhow::Result<_>>()?,
+        cgroup_parent: parent.map(Into::into),
+    })
+}
+
+/// Takes the control group out of the request where none can be made; returns what the user is to be told. To be
+/// called where the steps will run.
+pub fn without_cgroup(request: &mut Request) -> Option<String> {
+    let parent = request.limits.cgroup_parent.as_deref()?;
+    let error = check_parent(parent).err()?;
+    request.limits.cgroup_parent = None;
+    Some(format!(
+        "--cgroup-parent: {error}; the steps stayed in mica's own"
+    ))
+}
+
+fn ulimit(text: &str) -> anyhow::Result<Ulimit> {
+    Ulimit::parse(text).map_err(|error| {
+        let message = usage_error(format!("--ulimit {text}: {error}"));
+        let InvalidUlimit::Name(name) = error else {
+            return message;
+        };
+        match suggestion(&name, Ulimit::names()) {
+            Some(near) => hint(message, format!("did you mean {near}?")),
+            None => hint(
+                message,
+                format!(
+                    "the limits are {}",
+                    Ulimit::names().collect::<Vec<_>>().join(", ")
+                ),
+            ),
+        }
+    })
+}
+
+fn allow(given: &[String]) -> anyhow::Result<BTreeSet<Entitlement>> {
+    const KNOWN: [&str; 2] = ["network.host", "security.insecure"];
+    let mut allowed = BTreeSet::new();
+    for text in given {
+        match text.as_str() {
+            "security.insecure" => {
+                allowed.insert(Entitlement::Insecure);
+            }
+            // Steps share the host's network anyway.
+            "network.host" => {}
+            "device" => {
+                return Err(hint(
+                    anyhow::anyhow!("--allow device is not supported"),
+                    "a step sees no device of the host",
+                ));
+            }
+            other => {
+                let error = usage_error(format!("--allow {other}: there is nothing of that name to allow"));
+                return Err(match suggestion(other, KNOWN) {
+                    Some(near) => hint(error, format!("did you mean {near}?")),
+                    None => hint(error, format!("it may be {}", KNOWN.join(" or "))),
+                });
+            }
+        }
+    }
+    Ok(allowed)
+}
+
+/// Reads a number of bytes with a unit, in powers of 1024: `64m`, `1.5GiB`, `4096`.
+fn bytes(text: &str) -> anyhow::Result<u64> {
+    let wrong = || {
+        hint(
+            usage_error(format!("--shm-size {text}: this is no number of bytes")),
+            "write it as in 64m or 1g",
+        )
+    };
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches('b') {
+        "" => 0,
+        "k" | "ki" => 10,
+        "m" | "mi" => 20,
+        "g" | "gi" => 30,
+        "t" | "ti" => 40,
+        _ => return Err(wrong()),
+    };
+    // A float beyond the range becomes the nearest number there is.
+    Ok((number * (1_u64 << shift) as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, size) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64m", 64 << 20),
+            ("64MB", 64 << 20),
+            ("1.5GiB", 3 << 29),
+            ("1 k", 1 << 10),
+        ] {
+            assert_eq!(bytes(text).unwrap(), size, "{text}");
+        }
+        for wrong in ["", "m", "-1", "1x", "1.2.3m"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn build_arguments_come_from_the_environment() {
+        let variable = |name: &str| match name {
+            "SOURCE_DATE_EPOCH" => Some("5".to_owned()),
+            "SET" => Some("x".to_owned()),
+            _ => None,
+        };
+        let given = ["A=1=2".to_owned(), "SET".to_owned(), "UNSET".to_owned()];
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let expected = [("A", "1=2"), ("SET", "x"), ("SOURCE_DATE_EPOCH", "5")];
+        assert_eq!(build_args(&given, &variable), expected.map(pair).into());
+        let given = ["SOURCE_DATE_EPOCH=".to_owned()];
+        assert_eq!(
+            build_args(&given, &variable),
+            [("SOURCE_DATE_EPOCH", "")].map(pair).into()
+        );
+    }
+
+    #[test]
+    fn slips_are_mended() {
+        let said = |error: anyhow::Error| crate::diagnostic::describe(&error, false);
+        assert!(said(ulimit("nofiles=1").unwrap_err()).contains("did you mean nofile?"));
+        let error = allow(&["security.insecur".to_owned()]).unwrap_err();
+        assert!(said(error).contains("did you mean security.insecure?"));
+        assert!(allow(&["device".to_owned()]).is_err());
+        assert!(allow(&["network.host".to_owned()]).unwrap().is_empty());
+    }
+}
