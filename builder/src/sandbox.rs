@@ -210,10 +210,11 @@ pub enum Access {
 /// What the command's standard streams are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stdio {
-    /// Nothing to read; stdout and stderr each a pipe, taken with [`Running::take_output`].
-    Piped,
-    /// mica's own stdout and stderr.
-    Inherited(Stdin),
+    /// stdout and stderr each a pipe, taken with [`Running::take_output`].
+    ///
+    /// Never mica's own: they may be what the command could not open by the names `/dev/stdout` and
+    /// `/dev/stderr`, such as a socket, or another user's file.
+    Piped(Stdin),
     /// A pseudo-terminal of this size; its master is taken with [`Running::take_terminal`].
     Terminal(terminal::Size),
 }

@@ -60,6 +60,33 @@ fn stdin_reaches_the_command_and_its_output_comes_apart() {
     assert_eq!(outcome.stderr(), "err\n");
 }
 
+/// Whatever mica's own are: here pipes that root made, and files.
+#[test]
+fn any_user_opens_the_streams_by_name() {
+    for scene in Scene::everyone() {
+        let script = "echo out > /dev/stdout; echo err > /dev/stderr";
+        let run = ["run", "--rm", "-u", "1000:1000", "base", "sh", "-c", script];
+        let outcome = scene.mica(run).ok();
+        assert_eq!(
+            (outcome.stdout(), outcome.stderr()),
+            ("out\n".into(), "err\n".into())
+        );
+        let run = format!("mica run --rm -u 1000:1000 base sh -c '{script}'");
+        scene.shell(&format!("{run} > out 2> err")).ok();
+        assert_eq!(
+            (scene.read("out"), scene.read("err")),
+            ("out\n".into(), "err\n".into())
+        );
+    }
+}
+
+#[test]
+fn a_command_whose_reader_has_gone_ends() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.shell("mica run --rm base yes | head -n 1").ok().says("y");
+    scene.is_clean();
+}
+
 #[test]
 fn a_terminal_is_a_terminal() {
     let Some(scene) = Scene::with_base() else { return };

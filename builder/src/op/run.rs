@@ -16,7 +16,7 @@ use crate::op::identity::{Accounts, Identity, IdentityError};
 use crate::op::mount::Ready;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::sandbox::{
-    self, Capabilities, Credentials, DeviceFile, Exit, SandboxError, Signaller, Spec, Stdio,
+    self, Capabilities, Credentials, DeviceFile, Exit, SandboxError, Signaller, Spec, Stdin, Stdio,
 };
 
 /// Why a command could not be run, or its output not be read. A command that ran and failed is no error here.
@@ -158,7 +158,7 @@ pub fn execute(
             content: script.text.clone(),
         });
     }
-    let mut running = spec.spawn(Stdio::Piped)?;
+    let mut running = spec.spawn(Stdio::Piped(Stdin::Null))?;
     if let Ok(signaller) = running.signaller() {
         started(signaller);
     }

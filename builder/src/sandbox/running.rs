@@ -47,11 +47,11 @@ impl Spec {
         }
         let (terminal, stdin) = match stdio {
             Stdio::Terminal(size) => (Some(size), None),
-            Stdio::Inherited(Stdin::Inherit) => (
+            Stdio::Piped(Stdin::Inherit) => (
                 None,
                 Some(sys::duplicate(io::stdin()).map_err(failed("pass stdin on"))?),
             ),
-            Stdio::Piped | Stdio::Inherited(Stdin::Null) => {
+            Stdio::Piped(Stdin::Null) => {
                 let null = File::open("/dev/null").map_err(failed("open /dev/null"))?;
                 (None, Some(null.into()))
             }
@@ -123,13 +123,12 @@ fn launch(control: UnixStream, stdio: Stdio) -> Result<(Child, Option<Output>), 
         .env_clear()
         .stdin(OwnedFd::from(control));
     let output = match stdio {
-        Stdio::Piped => {
+        Stdio::Piped(_) => {
             let pipe = || io::pipe().map_err(failed("create a pipe"));
             let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
             command.stdout(out).stderr(err);
             Some(Output { stdout, stderr })
         }
-        Stdio::Inherited(_) => None,
         Stdio::Terminal(_) => {
             command.stdout(process::Stdio::null());
             None
@@ -285,7 +284,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Spec)| {
             let mut spec = Spec::new("/nowhere", ["true"]);
             change(&mut spec);
-            spec.spawn(Stdio::Piped).unwrap_err()
+            spec.spawn(Stdio::Piped(Stdin::Null)).unwrap_err()
         };
         assert!(matches!(
             refused(&|spec| spec.args.clear()),

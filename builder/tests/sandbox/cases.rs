@@ -53,7 +53,7 @@ cases! {
     lifetime::the_end_of_init_is_noticed: Everyone,
     lifetime::dropping_kills: Everyone,
     lifetime::killing_mica_kills_all: Everyone,
-    lifetime::streams_are_inherited: Everyone,
+    lifetime::streams_are_passed_on: Everyone,
     lifetime::many_at_once: Everyone,
     lifetime::a_terminal: Everyone,
     identity::no_subordinate_ids: UserWithoutIds,

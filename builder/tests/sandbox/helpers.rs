@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio as Streams};
 use std::time::{Duration, Instant};
 
-use mica_builder::sandbox::{Spec, Stdin, Stdio, UserNs, enter};
+use mica_builder::sandbox::{Running, Spec, Stdin, Stdio, UserNs, enter};
 
 /// The first argument of a helper; then what it does, the root filesystem, a script.
 pub const HELPER_ARG: &str = "__helper";
@@ -18,19 +18,24 @@ pub fn main(args: &[&str]) -> ExitCode {
     enter(UserNs::Auto).expect("the namespaces can be entered");
     let spec = Spec::new(rootfs, ["/bin/sh", "-c", script]);
     match *what {
-        "inherit" => {
-            let running = spec.spawn(Stdio::Inherited(Stdin::Inherit)).expect("started");
+        "streams" => {
+            let mut running = spec.spawn(Stdio::Piped(Stdin::Inherit)).expect("started");
+            pass_on(&mut running);
             let exit = running.wait().expect("waited for");
             ExitCode::from(u8::try_from(exit.status()).unwrap_or(u8::MAX))
         }
         "pass-on" => {
-            let mut running = spec.spawn(Stdio::Piped).expect("started");
-            let (mut out, _err) = running.take_output().expect("pipes");
-            io::copy(&mut out, &mut io::stdout()).expect("copied");
+            let mut running = spec.spawn(Stdio::Piped(Stdin::Null)).expect("started");
+            pass_on(&mut running);
             ExitCode::SUCCESS
         }
         _ => ExitCode::FAILURE,
     }
+}
+
+fn pass_on(running: &mut Running) {
+    let (mut out, _err) = running.take_output().expect("pipes");
+    io::copy(&mut out, &mut io::stdout()).expect("copied");
 }
 
 /// Starts a helper whose stdin and stdout are pipes.

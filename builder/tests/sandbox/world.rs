@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use mica_builder::sandbox::{Entered, Exit, MOUNT_POINTS, SandboxError, Spec, Stdio};
+use mica_builder::sandbox::{Entered, Exit, MOUNT_POINTS, SandboxError, Spec, Stdin, Stdio};
 use tempfile::TempDir;
 
 /// What a case works with.
@@ -102,7 +102,7 @@ pub fn busybox() -> Option<&'static Path> {
 
 /// Runs to the end, reading both outputs.
 pub fn run(spec: &Spec) -> Result<Ran, SandboxError> {
-    let mut running = spec.spawn(Stdio::Piped)?;
+    let mut running = spec.spawn(Stdio::Piped(Stdin::Null))?;
     let (mut out, err) = running.take_output().expect("pipes");
     let errors = thread::spawn(move || io::read_to_string(err));
     let mut stdout = String::new();

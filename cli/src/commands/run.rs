@@ -1,6 +1,7 @@
 //! `mica run`: a command in an image, in the foreground.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -149,8 +150,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 fn execute(spec: &Spec, args: &Args) -> anyhow::Result<i32> {
     let stdio = match (args.tty, args.interactive) {
         (true, _) => Stdio::Terminal(terminal::Size::of(io::stdin()).unwrap_or_default()),
-        (false, true) => Stdio::Inherited(Stdin::Inherit),
-        (false, false) => Stdio::Inherited(Stdin::Null),
+        (false, true) => Stdio::Piped(Stdin::Inherit),
+        (false, false) => Stdio::Piped(Stdin::Null),
     };
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]).context("cannot catch signals")?;
@@ -163,11 +164,30 @@ fn execute(spec: &Spec, args: &Args) -> anyhow::Result<i32> {
         let input = args.interactive.then(|| stdin.as_fd());
         terminal::relay(master, input, &mut io::stdout()).context("cannot relay the terminal")?;
     }
+    if let Some((stdout, stderr)) = running.take_output() {
+        let errors = std::thread::spawn(move || pass_on(stderr, io::stderr()));
+        pass_on(stdout, io::stdout()).context("cannot write to stdout")?;
+        // It does not panic.
+        errors
+            .join()
+            .unwrap_or(Ok(()))
+            .context("cannot write to stderr")?;
+    }
     let exit = running.wait().map_err(|e| with_hint(e.remedy(), e));
     handle.close();
     // The thread has nothing that could be lost.
     let _ = forward.join();
     Ok(exit?.status())
+}
+
+/// Passes what the command writes on as it comes. Where nobody takes it any more, the command finds its pipe closed.
+fn pass_on(mut pipe: PipeReader, to: impl AsFd) -> io::Result<()> {
+    // Not by way of std's buffer, which keeps what is no whole line yet.
+    let mut to = File::from(to.as_fd().try_clone_to_owned()?);
+    match io::copy(&mut pipe, &mut to) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 /// The program and its arguments: entrypoint and command, as Docker joins them.

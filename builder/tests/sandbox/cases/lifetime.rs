@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use mica_builder::sandbox::terminal::{Size, relay};
-use mica_builder::sandbox::{Exit, Spec, Stdio};
+use mica_builder::sandbox::{Exit, Spec, Stdin, Stdio};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -127,7 +127,7 @@ pub fn nothing_is_left_behind(world: &World) {
 
 pub fn signals_are_passed_on(world: &World) {
     let script = "trap 'exit 42' TERM; echo ready; while :; do sleep 0.01; done";
-    let mut running = world.script(script).spawn(Stdio::Piped).unwrap();
+    let mut running = world.script(script).spawn(Stdio::Piped(Stdin::Null)).unwrap();
     let (out, _err) = running.take_output().unwrap();
     BufReader::new(out).read_line(&mut String::new()).unwrap();
     let signaller = running.signaller().unwrap();
@@ -145,7 +145,7 @@ pub fn the_end_of_init_is_noticed(world: &World) {
     let marker = format!("4000{}", std::process::id());
     let running = world
         .script(&format!("exec sleep {marker}"))
-        .spawn(Stdio::Piped)
+        .spawn(Stdio::Piped(Stdin::Null))
         .unwrap();
     eventually("a sleeper", || processes_with(&marker).len() == 1);
     let status = fs::read_to_string(format!("/proc/{}/status", processes_with(&marker)[0])).unwrap();
@@ -160,7 +160,7 @@ pub fn the_end_of_init_is_noticed(world: &World) {
 pub fn dropping_kills(world: &World) {
     let marker = format!("2000{}", std::process::id());
     let script = format!("sleep {marker} & echo ready; sleep {marker}");
-    let mut running = world.script(&script).spawn(Stdio::Piped).unwrap();
+    let mut running = world.script(&script).spawn(Stdio::Piped(Stdin::Null)).unwrap();
     let (out, _err) = running.take_output().unwrap();
     BufReader::new(out).read_line(&mut String::new()).unwrap();
     eventually("two sleepers", || processes_with(&marker).len() == 2);
@@ -191,8 +191,8 @@ pub fn killing_mica_kills_all(world: &World) {
     });
 }
 
-pub fn streams_are_inherited(world: &World) {
-    let mut mica = start("inherit", &world.rootfs(), "cat; exit 7");
+pub fn streams_are_passed_on(world: &World) {
+    let mut mica = start("streams", &world.rootfs(), "cat; exit 7");
     feed(&mut mica, "in and out");
     let output = mica.wait_with_output().unwrap();
     assert_eq!(output.stdout, b"in and out");

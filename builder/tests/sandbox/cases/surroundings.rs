@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use mica_builder::sandbox::{Access, Mount, MountKind, Network, SandboxError, Spec, Stdio, Step};
+use mica_builder::sandbox::{Access, Mount, MountKind, Network, SandboxError, Spec, Stdin, Stdio, Step};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
@@ -169,7 +169,7 @@ pub fn mounts_are_hidden(world: &World) {
     let before = seen();
     let mut running = world
         .script("echo ready; sleep 1000")
-        .spawn(Stdio::Piped)
+        .spawn(Stdio::Piped(Stdin::Null))
         .unwrap();
     let (out, _err) = running.take_output().unwrap();
     BufReader::new(out).read_line(&mut String::new()).unwrap();
