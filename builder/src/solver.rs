@@ -89,11 +89,23 @@ pub enum StepError {
 }
 
 fn failure(command: &str, exit: Exit) -> String {
+    let command = beginning(command);
     match exit {
         Exit::Code(code) => {
             format!("process {command:?} did not complete successfully: exit code: {code}")
         }
         Exit::Signal(signal) => format!("process {command:?} was killed by signal {signal}"),
+    }
+}
+
+/// The beginning of a command on one line: some are longer than a screen, and its place in the Dockerfile is shown.
+fn beginning(command: &str) -> String {
+    const SHOWN: usize = 100;
+    let words: Vec<_> = command.split_whitespace().collect();
+    let text = words.join(" ");
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }
 

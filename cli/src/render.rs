@@ -73,7 +73,11 @@ impl<const N: usize> fmt::Display for Table<N> {
 /// The text without anything that a terminal would obey: an image's names and labels are foreign.
 pub fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
         .collect()
 }
 

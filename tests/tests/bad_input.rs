@@ -121,6 +121,28 @@ fn a_failing_step_tells_its_status_and_its_output() {
 }
 
 #[test]
+fn a_long_command_is_not_repeated_as_a_whole() {
+    let Some(scene) = Scene::with_base() else { return };
+    let steps = "\ttrue; \\\n".repeat(200);
+    let outcome = failing(&scene, &format!("FROM base\nRUN set -e; \\\n{steps}\texit 3\n"));
+    let text = outcome.says("\"/bin/sh -c set -e; true; true;").stderr();
+    let line = text
+        .lines()
+        .find(|line| line.contains("exit code: 3"))
+        .expect("it says how it ended");
+    assert!(line.len() < 300, "{line}");
+    // In the progress the whole command stands, on one line.
+    let title = text
+        .lines()
+        .find(|line| line.contains("RUN set -e;"))
+        .expect("the step is shown");
+    assert!(
+        title.ends_with("exit 3") && !title.contains(char::REPLACEMENT_CHARACTER),
+        "{title}"
+    );
+}
+
+#[test]
 fn an_unknown_image_is_named() {
     let Some(scene) = Scene::with_base() else { return };
     failing(&scene, "FROM nosuch:image\n")
