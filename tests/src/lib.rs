@@ -14,6 +14,7 @@ pub mod command;
 pub mod leftovers;
 pub mod machine;
 pub mod namespace;
+pub mod registries;
 pub mod scene;
 pub mod way;
 

@@ -214,6 +214,25 @@ impl Scene {
         path
     }
 
+    /// Copies a directory of the project to a new one of the scene's directory, modes and all.
+    pub fn copy(&self, from: &Path, to: &str) {
+        self.mkdir(to);
+        for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {
+            let entry = entry.expect("the directory can be read");
+            let name = entry
+                .file_name()
+                .into_string()
+                .expect("the project's names are text");
+            let (from, to) = (entry.path(), format!("{to}/{name}"));
+            if from.is_dir() {
+                self.copy(&from, &to);
+            } else {
+                fs::copy(&from, self.path(&to)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+                self.give(&self.path(&to));
+            }
+        }
+    }
+
     /// Reads a text file of the scene's directory.
     pub fn read(&self, name: &str) -> String {
         let path = self.path(name);

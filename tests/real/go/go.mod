@@ -1,0 +1,3 @@
+module example.org/layerd
+
+go 1.19
