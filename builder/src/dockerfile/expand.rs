@@ -109,7 +109,7 @@ pub enum ExpandProblem {
     Required {
         /// The variable.
         name: String,
-        /// What the Dockerfile says about it, or that it must not be unset or empty.
+        /// What the Dockerfile says about it, cut if it is very long, or that it must not be unset or empty.
         message: String,
     },
     /// The pattern of `#`, `%` or `/` escapes a character that needs no escape, or is too long.

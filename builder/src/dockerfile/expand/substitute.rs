@@ -57,8 +57,8 @@ impl<E: Environment + ?Sized> Lexer<'_, E> {
                 let default = || format!("is not allowed to be {state}");
                 let message = if word.is_empty() { default() } else { word };
                 Err(ExpandProblem::Required {
-                    name: name.to_owned(),
-                    message,
+                    name: cut(name),
+                    message: cut(&message),
                 })
             }
         }
