@@ -36,6 +36,19 @@ pub fn is_pattern(pattern: impl AsRef<[u8]>) -> bool {
         .any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\'))
 }
 
+/// Whether `pattern` can match several names: it has a wildcard that is not escaped.
+pub fn has_wildcard(pattern: impl AsRef<[u8]>) -> bool {
+    let mut bytes = pattern.as_ref().iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'*' | b'?' | b'[' => return true,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+    false
+}
+
 /// What `**` means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DoubleStar {
@@ -278,6 +291,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_escaped_wildcard_is_none() {
+        assert!(has_wildcard("a*") && has_wildcard(r"\\?") && has_wildcard("[a]"));
+        assert!(!has_wildcard(r"a\*\[b]\?") && !has_wildcard(r"a\"));
+    }
 
     #[test]
     fn wildcards_stay_in_a_component() {

@@ -112,6 +112,8 @@ pub struct Run {
     pub hosts: Vec<ExtraHost>,
     /// What it sees besides its root filesystem.
     pub mounts: Vec<Mount>,
+    /// Its host name; `None` for the usual one.
+    pub hostname: Option<String>,
     /// What its root user may do.
     pub security: Security,
     /// How much it may use.

@@ -412,7 +412,8 @@ impl Solver<'_> {
             Err(_) if self.stop.is_stopped() => return Err(StepError::Stopped),
             made => made?,
         };
-        let mut virtuals = run::virtuals(run::sandbox_network(run.network), BUILD_HOSTNAME, &run.hosts);
+        let hostname = run.hostname.as_deref().unwrap_or(BUILD_HOSTNAME);
+        let mut virtuals = run::virtuals(run::sandbox_network(run.network), hostname, &run.hosts);
         virtuals.extend(mounts.virtuals.iter().cloned());
         let mut rootfs = Rootfs::prepare(self.store, &built.layers, virtuals)?;
         run::make_mount_points(&rootfs)?;

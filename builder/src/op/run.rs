@@ -52,6 +52,7 @@ pub fn inputs(run: &graph::Run, mounts: Value) -> Value {
             Network::Host => "host",
             Network::None => "none",
         },
+        "hostname": run.hostname,
         "hosts": run.hosts.iter().map(|host| (&host.name, host.address)).collect::<Vec<_>>(),
         "mounts": mounts,
         "security": match run.security {
@@ -146,6 +147,9 @@ pub fn execute(
     spec.user = credentials(&identity);
     spec.network = sandbox_network(run.network);
     spec.limits = run.limits.clone();
+    if let Some(hostname) = &run.hostname {
+        spec.hostname.clone_from(hostname);
+    }
     spec.capabilities = match run.security {
         Security::Sandbox => Capabilities::Default,
         Security::Insecure => Capabilities::All,

@@ -13,6 +13,12 @@ use crate::graph::{self, CopyFrom, Network, Op, Script, Security, Stage, StageId
 use crate::image::Healthcheck;
 use crate::lint::{self, Site, stage::Memory};
 
+/// The build argument that is the host name of every RUN.
+const HOSTNAME_ARGUMENT: &str = "BUILDKIT_SANDBOX_HOSTNAME";
+
+/// The build argument that keeps the caches of `--mount=type=cache` apart from those of other builds.
+const CACHES_ARGUMENT: &str = "BUILDKIT_CACHE_MOUNT_NS";
+
 /// A stage, planned, and what stages on top of it go on with.
 pub(crate) struct Evaluated {
     pub(crate) stage: Stage,
@@ -438,6 +444,7 @@ impl<'a> Evaluator<'a> {
             network: flags.network,
             hosts: self.planner.request.hosts.clone(),
             mounts: flags.mounts,
+            hostname: self.planner.request.build_args.get(HOSTNAME_ARGUMENT).cloned(),
             security: flags.security,
             limits: self.planner.request.limits.clone(),
         }));
@@ -503,7 +510,12 @@ impl<'a> Evaluator<'a> {
             Some(name) => self.planner.copy_from(&at(name), self.id),
             None => Ok(CopyFrom::Context),
         };
-        mounts::plan(mount, self.workdir_text(), word.span, &from)
+        let namespace = self.planner.request.build_args.get(CACHES_ARGUMENT);
+        let mut mount = mounts::plan(mount, self.workdir_text(), word.span, &from)?;
+        if let (graph::MountKind::Cache(cache), Some(namespace)) = (&mut mount.kind, namespace) {
+            cache.id = format!("{namespace}/{}", cache.id);
+        }
+        Ok(mount)
     }
 
     fn copy(&mut self, copy: &Copy) -> Planned<(Op, Option<String>)> {

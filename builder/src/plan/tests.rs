@@ -489,3 +489,29 @@ fn slips_in_names_get_a_hint() {
     let error = planned("FROM busybox AS release\n", &request, &busybox()).expect_err("no such stage");
     assert_eq!(error.hint.as_deref(), Some("did you mean release?"));
 }
+
+#[test]
+fn buildkits_own_arguments_are_obeyed() {
+    let arguments = [
+        ("BUILDKIT_SANDBOX_HOSTNAME", "here"),
+        ("BUILDKIT_CACHE_MOUNT_NS", "ours"),
+    ];
+    let request = Request {
+        build_args: arguments
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        ..Request::default()
+    };
+    let text = "FROM busybox\nRUN --mount=type=cache,target=/c x\n";
+    let graph = planned(text, &request, &busybox()).expect("a plan");
+    let Op::Run(run) = &graph.stage(graph.target).steps[0].op else {
+        panic!("a RUN")
+    };
+    assert_eq!(run.hostname.as_deref(), Some("here"));
+    assert!(matches!(&run.mounts[0].kind, crate::graph::MountKind::Cache(cache) if cache.id == "ours//c"));
+    let request = Request {
+        build_args: [("BUILDKIT_SYNTAX".to_owned(), "someone/else".to_owned())].into(),
+        ..Request::default()
+    };
+    assert!(planned(text, &request, &busybox()).is_err());
+}

@@ -67,8 +67,8 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// Finds what `patterns` name in `tree`. A pattern with wildcards may stand for several paths, and must
-    /// stand for one at least. `place` names the tree in errors.
+    /// Finds what `patterns` name in `tree`. A pattern with wildcards stands for any number of paths, also for
+    /// none. `place` names the tree in errors.
     ///
     /// # Errors
     /// [`CopyError::Missing`] for a source that is not there, [`CopyError::Pattern`] for a malformed one.
@@ -88,7 +88,7 @@ impl<'a> Sources<'a> {
             } else {
                 selected.extend(select(tree, &clean(pattern)?)?);
             }
-            if selected.len() == before {
+            if selected.len() == before && !glob::has_wildcard(pattern.as_bytes()) {
                 return Err(CopyError::Missing {
                     path: pattern.clone(),
                     place: place.to_owned(),
@@ -118,7 +118,7 @@ impl<'a> Sources<'a> {
             let (base, kept) = pattern.split_once("/./").unwrap_or(("", pattern));
             let base = tree::resolve(tree, &clean(base)?)?;
             let found = parents::expand(tree, &base, kept)?;
-            if found.is_empty() {
+            if found.is_empty() && !glob::has_wildcard(pattern.as_bytes()) {
                 return Err(CopyError::Missing {
                     path: pattern.clone(),
                     place: place.to_owned(),
