@@ -10,6 +10,7 @@ use crate::dockerfile::mount::Sharing;
 use crate::dockerfile::{Chmod, Span};
 use crate::epoch::Epoch;
 use crate::image::{Image, ImageConfig};
+use crate::remote::Remote;
 use crate::sandbox::Limits;
 
 /// The number of a stage, in the order of the Dockerfile.
@@ -244,8 +245,8 @@ pub struct Copy {
     pub instruction: &'static str,
     /// Where the sources are.
     pub from: CopyFrom,
-    /// Paths and patterns.
-    pub sources: Vec<String>,
+    /// What is copied, in order.
+    pub sources: Vec<CopySource>,
     /// Files whose content is in the Dockerfile: name and content.
     pub files: Vec<(String, String)>,
     /// The destination, absolute; it may end with `/`.
@@ -262,6 +263,20 @@ pub struct Copy {
     pub link: bool,
     /// `--parents`: a copy keeps the directories of its source's path.
     pub parents: bool,
+}
+
+/// One source of a COPY or ADD.
+#[derive(Clone, Debug)]
+pub enum CopySource {
+    /// A path or a pattern in what the copy takes its files from.
+    Path(String),
+    /// Something from elsewhere (ADD).
+    Remote {
+        /// What.
+        remote: Remote,
+        /// Whether it is unpacked if it is an archive.
+        unpack: bool,
+    },
 }
 
 /// Where a COPY or a mount takes its files from.

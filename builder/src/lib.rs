@@ -6,7 +6,7 @@
 //! - [`dockerfile`], [`ignore`], [`glob`]: the languages that users write.
 //! - [`lint`]: what a Dockerfile better should not do; [`outline`]: what it offers.
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
-//! - [`http`], [`url`]: an HTTP client.
+//! - [`remote`], [`http`], [`url`]: files from servers and repositories.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
 //! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go;
 //!   [`compress`] for the way out.
@@ -36,6 +36,7 @@ pub mod outline;
 pub mod plan;
 pub mod product;
 pub mod reference;
+pub mod remote;
 pub mod rootfs;
 pub mod sandbox;
 pub mod solver;

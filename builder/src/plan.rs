@@ -18,6 +18,7 @@ mod history;
 mod mounts;
 mod planner;
 mod scope;
+mod sources;
 #[cfg(test)]
 mod tests;
 

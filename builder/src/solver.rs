@@ -16,18 +16,19 @@ use crate::cache::{self, Key};
 use crate::context::Context;
 use crate::dockerfile::Span;
 use crate::event::{Event, Listener, Outcome, Planned, StepNumber};
-use crate::graph::{self, Base, Copy, Graph, Op, Run, StageId, Step};
-use crate::ignore::Ignore;
+use crate::graph::{self, Base, Graph, Op, Run, StageId, Step};
 use crate::image::History;
-use crate::op::copy::{Archives, CopyError, Placement, Sources};
+use crate::op::copy::{CopyError, make_directory};
 use crate::op::identity::{Accounts, IdentityError};
 use crate::op::mount::{self, Means, MountError, Ready, Resolved};
+use crate::op::run;
 use crate::op::run::RunError;
-use crate::op::{copy, run};
 use crate::origin::Part;
+use crate::remote::{Fetcher, RemoteError};
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::sandbox::{BUILD_HOSTNAME, Exit, Secret, Signaller};
 
+mod copy;
 mod origins;
 
 /// Whether earlier results may be taken.
@@ -60,6 +61,9 @@ pub enum StepError {
     /// A directory that the command line does not name.
     #[error("there is no build context {0:?}")]
     NoContext(String),
+    /// Something from elsewhere could not be fetched.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// Files could not be copied.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -146,7 +150,8 @@ impl Stop {
             .for_each(|signaller| signaller.signal(libc::SIGKILL));
     }
 
-    fn is_stopped(&self) -> bool {
+    /// Whether it was stopped.
+    pub fn is_stopped(&self) -> bool {
         lock(&self.state).stopped
     }
 
@@ -199,6 +204,8 @@ pub struct Solver<'a> {
     pub contexts: &'a BTreeMap<String, Context>,
     /// The secrets that it gave (`--secret`).
     pub secrets: &'a BTreeMap<String, Secret>,
+    /// Fetches what is elsewhere.
+    pub fetcher: &'a Fetcher<'a>,
     /// Whether the cache is asked.
     pub policy: CachePolicy,
     /// Hears of everything.
@@ -350,7 +357,7 @@ impl Solver<'_> {
                     uid: identity.uid,
                     gid: identity.gid,
                 };
-                copy::make_directory(rootfs.overlay(), &image_path(path)?.to_string(), owner)?;
+                make_directory(rootfs.overlay(), &image_path(path)?.to_string(), owner)?;
                 Ok(Some(rootfs.commit()?.diff_id()))
             }),
             Op::Run(run) => {
@@ -439,78 +446,6 @@ impl Solver<'_> {
             });
         }
         Ok(rootfs.commit()?.diff_id())
-    }
-
-    fn copy(
-        &self,
-        copy: &Copy,
-        at: At<'_>,
-        progress: &Progress,
-    ) -> Result<(cache::Record, Outcome), StepError> {
-        let built = at.built;
-        let origin = self.origin(&copy.from, progress)?;
-        let exclude = Ignore::from_patterns(copy.exclude.iter().map(String::as_str))
-            .map_err(|e| StepError::Exclude(e.to_string()))?;
-        let find = match copy.parents {
-            true => Sources::with_parents,
-            false => Sources::find,
-        };
-        let sources = find(origin.tree(), &copy.sources, &exclude, origin.place())?;
-        let digest = sources.digest().map_err(CopyError::from)?;
-        let inputs = json!({
-            "sources": digest,
-            "files": copy.files,
-            "destination": copy.destination,
-            "chown": copy.chown,
-            "chmod": copy.chmod,
-            "unpack": copy.unpack,
-            "link": copy.link,
-            "parents": copy.parents,
-        });
-        self.cached(at, "copy", inputs, || {
-            let below = if copy.link { &[][..] } else { &built.layers };
-            let rootfs = Rootfs::prepare(self.store, below, Vec::new())?;
-            let placement = self.placement(copy, built)?;
-            sources.place(rootfs.overlay(), &placement)?;
-            for (name, content) in &copy.files {
-                copy::place_bytes(
-                    rootfs.overlay(),
-                    &placement,
-                    name.as_bytes(),
-                    content.clone().into_bytes(),
-                )?;
-            }
-            let layer = rootfs.commit()?;
-            if sources.digest().map_err(CopyError::from)? != digest {
-                let place = origin.place().to_owned();
-                return Err(CopyError::Changed { place }.into());
-            }
-            Ok(Some(layer.diff_id()))
-        })
-    }
-
-    fn placement(&self, copy: &Copy, built: &Built) -> Result<Placement, StepError> {
-        let owner = match &copy.chown {
-            None => None,
-            Some(text) => {
-                // Names are those of the stage, also for a layer that is made apart from it (--link).
-                let rootfs = Rootfs::prepare(self.store, &built.layers, Vec::new())?;
-                Some(Accounts::of(rootfs.overlay()).owner(text)?)
-            }
-        };
-        let spelled_as_directory =
-            |text: &str| text.ends_with('/') || matches!(text.rsplit('/').next(), Some("." | ".."));
-        Ok(Placement {
-            destination: image_path(&copy.destination)?,
-            into_directory: spelled_as_directory(&copy.destination),
-            owner,
-            chmod: copy.chmod.clone(),
-            archives: if copy.unpack {
-                Archives::Unpack
-            } else {
-                Archives::Keep
-            },
-        })
     }
 }
 

@@ -15,9 +15,13 @@ pub mod leftovers;
 pub mod machine;
 pub mod namespace;
 pub mod registries;
+pub mod repository;
 pub mod scene;
+pub mod server;
 pub mod way;
 
 pub use command::{Outcome, Run, Running};
+pub use repository::Repository;
 pub use scene::Scene;
+pub use server::Server;
 pub use way::Way;

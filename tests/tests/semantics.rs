@@ -151,15 +151,9 @@ fn a_mount_obeys_no_devices_and_no_set_user_id_unless_asked() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     let Some(scene) = Scene::with_base() else { return };
-    for dockerfile in [
-        "FROM base\nRUN --mount=type=ssh true\n",
-        "FROM base\nADD https://example.com/x /x\n",
-        "FROM base\nADD git@example.com:x/y.git /x\n",
-    ] {
-        scene
-            .build(dockerfile, ["-t", "never"])
-            .fails()
-            .says("Dockerfile:2")
-            .says("hint");
-    }
+    scene
+        .build("FROM base\nRUN --device=x true\n", ["-t", "never"])
+        .fails()
+        .says("Dockerfile:2")
+        .says("hint");
 }

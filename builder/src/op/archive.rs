@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
 
+use mica_fs::layer::index::EntryId;
 use mica_fs::layer::ingest::decompress;
-use mica_fs::layer::{Device, Kind, Metadata, Timestamp, Xattrs};
+use mica_fs::layer::{Device, Kind, Layer, Metadata, Timestamp, Xattrs};
 use mica_fs::overlay::{self, Attr, Changes, Follow, Ino, NewKind, Overlay, Owner, SetXattr, Source};
 use mica_fs::path::ImagePath;
 
@@ -51,13 +54,32 @@ pub type Archive = tar::Archive<Box<dyn Read>>;
 /// # Errors
 /// [`ArchiveError::Read`] if the file cannot be read at all.
 pub fn open(content: &Content) -> Result<Option<Archive>, ArchiveError> {
-    let Content::Host(file) = content else {
-        return Ok(None);
-    };
-    let open = || {
+    match content {
+        Content::Host(file) => open_file(&file.path),
+        Content::Layer(layer, entry) => recognise(&|| {
+            Ok(Box::new(LayerFile {
+                layer: layer.clone(),
+                entry: *entry,
+                offset: 0,
+            }))
+        }),
+    }
+}
+
+/// As [`open`], for a file of the host.
+///
+/// # Errors
+/// [`ArchiveError::Read`] if the file cannot be read at all.
+pub fn open_file(path: &Path) -> Result<Option<Archive>, ArchiveError> {
+    recognise(&|| {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        File::options().read(true).custom_flags(flags).open(&file.path)
-    };
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        Ok(Box::new(file))
+    })
+}
+
+/// The archive that `open` opens, if it is one.
+fn recognise(open: &dyn Fn() -> io::Result<Box<dyn Read>>) -> Result<Option<Archive>, ArchiveError> {
     let begin = || -> io::Result<Option<Archive>> {
         // A stream that does not decompress, or whose first block is no header, is just a file.
         let Ok(probe) = decompress(open()?) else {
@@ -73,6 +95,21 @@ pub fn open(content: &Content) -> Result<Option<Archive>, ArchiveError> {
         entry: "1".to_owned(),
         source,
     })
+}
+
+/// Reads a file of a layer from its beginning.
+struct LayerFile {
+    layer: Arc<Layer>,
+    entry: EntryId,
+    offset: u64,
+}
+
+impl Read for LayerFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.layer.read_at(self.entry, buffer, self.offset)?;
+        self.offset += n as u64;
+        Ok(n)
+    }
 }
 
 /// Unpacks `archive` below `to` as Docker does: symbolic links inside are resolved as if `to` were the root,

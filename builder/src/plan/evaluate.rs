@@ -3,13 +3,13 @@
 use super::arguments::{description, proxies};
 use super::planner::{Halt, Planner};
 use super::scope::{Named, Scope};
-use super::{Entitlement, expand, history, mounts};
+use super::{Entitlement, expand, history, mounts, sources};
 use crate::dockerfile::mount::Mount;
 use crate::dockerfile::{
     self, Add, Arg, Assignment, Chmod, Command, Copy, CopyOptions, Expanded, Files, Instruction,
     InstructionKind, ParseError, RunCommand, RunFlag, RunFlagName, Span, Word,
 };
-use crate::graph::{self, CopyFrom, Network, Op, Script, Security, Stage, StageId, Step};
+use crate::graph::{self, CopyFrom, CopySource, Network, Op, Script, Security, Stage, StageId, Step};
 use crate::image::Healthcheck;
 use crate::lint::{self, Site, stage::Memory};
 
@@ -523,7 +523,7 @@ impl<'a> Evaluator<'a> {
             Some(word) => self.planner.copy_from(word, self.id)?,
             None => CopyFrom::Context,
         };
-        let (op, history) = self.files("COPY", &copy.files, &copy.options, from, false)?;
+        let (op, history) = self.files("COPY", &copy.files, &copy.options, from, false, None)?;
         let op = match op {
             Op::Copy(mut op) => {
                 op.parents = copy.parents;
@@ -535,24 +535,20 @@ impl<'a> Evaluator<'a> {
     }
 
     fn add(&mut self, add: &Add) -> Planned<(Op, Option<String>)> {
-        let remote = |word: &&Word| {
-            let text = word.text.to_ascii_lowercase();
-            ["http://", "https://", "git@", "git://"]
-                .iter()
-                .any(|scheme| text.starts_with(scheme))
+        let checksum = self.flag(add.checksum.as_ref())?;
+        let flags = sources::AddFlags {
+            checksum: checksum.as_ref().map(|(text, span)| (text.as_str(), *span)),
+            keep_git_dir: add.keep_git_dir,
+            unpack: add.unpack,
         };
-        if let Some(word) = add.files.sources.iter().find(remote) {
-            let error = ParseError::new(word.span, "ADD of a remote source is not supported yet");
-            return Err(error
-                .with_hint("fetch it in a RUN, or into the build context")
-                .into());
-        }
+        let unpack = add.unpack.unwrap_or(true);
         self.files(
             "ADD",
             &add.files,
             &add.options,
             CopyFrom::Context,
-            add.unpack.unwrap_or(true),
+            unpack,
+            Some(&flags),
         )
     }
 
@@ -563,16 +559,20 @@ impl<'a> Evaluator<'a> {
         options: &CopyOptions,
         from: CopyFrom,
         unpack: bool,
+        flags: Option<&sources::AddFlags<'_>>,
     ) -> Planned<(Op, Option<String>)> {
-        let sources: Vec<String> = files
-            .sources
-            .iter()
-            .map(|word| self.expand(word))
-            .collect::<Result<_, _>>()?;
-        if let (Some(site), CopyFrom::Context) = (self.site, &from) {
-            for (word, source) in files.sources.iter().zip(&sources) {
-                lint::stage::check_source(site, instruction, word, source);
+        let mut sources = Vec::new();
+        for word in &files.sources {
+            let planned = sources::plan(self.expand(word)?, word.span, flags)?;
+            if let (Some(site), CopyFrom::Context, CopySource::Path(path)) =
+                (self.site, &from, &planned.source)
+            {
+                lint::stage::check_source(site, instruction, word, path);
             }
+            sources.push(planned);
+        }
+        if let Some(flags) = flags {
+            sources::check(&sources, flags)?;
         }
         let destination = self.expand(&files.destination)?;
         let chown = self.flag(options.chown.as_ref())?;
@@ -580,7 +580,7 @@ impl<'a> Evaluator<'a> {
         let mut words = vec![instruction.to_owned()];
         words.extend(chown.iter().map(|(text, _)| format!("--chown={text}")));
         words.extend(chmod.iter().map(|(text, _)| format!("--chmod={text}")));
-        words.extend(sources.iter().cloned());
+        words.extend(sources.iter().map(|source| source.shown.clone()));
         words.extend(files.heredocs.iter().map(|heredoc| format!("<<{}", heredoc.name)));
         words.push(destination.clone());
         words.push("# buildkit".to_owned());
@@ -604,7 +604,7 @@ impl<'a> Evaluator<'a> {
         let op = Op::Copy(Box::new(graph::Copy {
             instruction,
             from,
-            sources,
+            sources: sources.into_iter().map(|source| source.source).collect(),
             files: contents,
             destination: match destination.starts_with('/') {
                 true => destination,

@@ -66,7 +66,7 @@ impl Solver<'_> {
         Ok((built, outcome))
     }
 
-    fn image_tree(&self, layers: &[DiffId]) -> Result<ImageTree, StepError> {
+    pub(super) fn image_tree(&self, layers: &[DiffId]) -> Result<ImageTree, StepError> {
         Ok(ImageTree::new(self.store.layers(layers)?))
     }
 }

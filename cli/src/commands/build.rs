@@ -1,10 +1,12 @@
 //! `mica build`: an image from a Dockerfile.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use mica_builder::build::build;
 use mica_builder::dockerfile::parse;
 use mica_builder::lint::Linter;
+use mica_builder::remote::Fetcher;
 use mica_builder::sandbox::{self, UserNs};
 use mica_builder::solver::{CachePolicy, Solver, Stop};
 
@@ -75,12 +77,16 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(true) => CachePolicy::Refresh,
         _ => CachePolicy::Use,
     };
+    let agents = BTreeMap::new();
+    let stopped = || stop.is_stopped();
+    let fetcher = Fetcher::new(store, &secrets, &agents, &stopped);
     let result = signals::stopping(&stop, || {
         let solver = Solver {
             store,
             context: &build_context,
             contexts: &directories,
             secrets: &secrets,
+            fetcher: &fetcher,
             policy,
             listener: &|event| progress.show(event),
             stop: &stop,

@@ -50,6 +50,7 @@ fn step_hint(error: &StepError) -> Option<String> {
         StepError::Copy(CopyError::Changed { .. }) => {
             Some("build again when nothing writes there, or leave such files out by .dockerignore".to_owned())
         }
+        StepError::Remote(error) => error.hint(),
         StepError::Run(RunError::Sandbox(error)) => error.remedy(),
         StepError::Command { .. } => {
             Some("the steps before it are in the cache: a new build begins here".to_owned())

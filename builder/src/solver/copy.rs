@@ -1,0 +1,166 @@
+//! COPY and ADD, between the cache and the overlay.
+
+use mica_fs::digest::Digest;
+use serde_json::json;
+
+use super::{At, Built, Outcome, Progress, Solver, StepError, image_path};
+use crate::cache;
+use crate::graph::{Copy, CopySource};
+use crate::ignore::Ignore;
+use crate::op::copy::{self, Archives, CopyError, Placement, Sources};
+use crate::op::identity::Accounts;
+use crate::origin::Origin;
+use crate::remote::Remote;
+use crate::rootfs::Rootfs;
+
+/// Sources that lie in one place, and come one after the other.
+struct Batch<'a> {
+    origin: Origin<'a>,
+    wanted: Wanted,
+    archives: Archives,
+}
+
+enum Wanted {
+    /// What these paths and patterns name.
+    Patterns(Vec<String>),
+    /// This file or directory.
+    One(String),
+}
+
+impl Batch<'_> {
+    fn find<'b>(&'b self, copy: &Copy, exclude: &'b Ignore) -> Result<Sources<'b>, CopyError> {
+        let (tree, place) = (self.origin.tree(), self.origin.place());
+        match (&self.wanted, copy.parents) {
+            (Wanted::One(path), _) => Sources::one(tree, path, exclude, place),
+            (Wanted::Patterns(patterns), true) => Sources::with_parents(tree, patterns, exclude, place),
+            (Wanted::Patterns(patterns), false) => Sources::find(tree, patterns, exclude, place),
+        }
+    }
+}
+
+impl Solver<'_> {
+    pub(super) fn copy(
+        &self,
+        copy: &Copy,
+        at: At<'_>,
+        progress: &Progress,
+    ) -> Result<(cache::Record, Outcome), StepError> {
+        let built = at.built;
+        let exclude = Ignore::from_patterns(copy.exclude.iter().map(String::as_str))
+            .map_err(|e| StepError::Exclude(e.to_string()))?;
+        let batches = self.batches(copy, progress)?;
+        let sources = batches
+            .iter()
+            .map(|batch| batch.find(copy, &exclude))
+            .collect::<Result<Vec<_>, _>>()?;
+        let digests = digests(&sources)?;
+        let unpacked: Vec<bool> = batches
+            .iter()
+            .map(|batch| batch.archives == Archives::Unpack)
+            .collect();
+        let inputs = json!({
+            "sources": digests,
+            "files": copy.files,
+            "destination": copy.destination,
+            "chown": copy.chown,
+            "chmod": copy.chmod,
+            "unpack": unpacked,
+            "link": copy.link,
+            "parents": copy.parents,
+        });
+        self.cached(at, "copy", inputs, || {
+            let below = if copy.link { &[][..] } else { &built.layers };
+            let rootfs = Rootfs::prepare(self.store, below, Vec::new())?;
+            let mut placement = self.placement(copy, built)?;
+            for (batch, sources) in batches.iter().zip(&sources) {
+                placement.archives = batch.archives;
+                sources.place(rootfs.overlay(), &placement)?;
+            }
+            for (name, content) in &copy.files {
+                copy::place_bytes(
+                    rootfs.overlay(),
+                    &placement,
+                    name.as_bytes(),
+                    content.clone().into_bytes(),
+                )?;
+            }
+            let layer = rootfs.commit()?;
+            for ((batch, sources), digest) in batches.iter().zip(&sources).zip(&digests) {
+                if sources.digest().map_err(CopyError::from)? != *digest {
+                    let place = batch.origin.place().to_owned();
+                    return Err(CopyError::Changed { place }.into());
+                }
+            }
+            Ok(Some(layer.diff_id()))
+        })
+    }
+
+    /// The sources by where they lie. What is elsewhere is fetched.
+    fn batches(&self, copy: &Copy, progress: &Progress) -> Result<Vec<Batch<'_>>, StepError> {
+        let mut batches: Vec<Batch<'_>> = Vec::new();
+        for source in &copy.sources {
+            let path = match source {
+                CopySource::Remote { remote, unpack } => {
+                    batches.push(self.remote(remote, *unpack)?);
+                    continue;
+                }
+                CopySource::Path(path) => path.clone(),
+            };
+            if let Some(Wanted::Patterns(patterns)) = batches.last_mut().map(|batch| &mut batch.wanted) {
+                patterns.push(path);
+                continue;
+            }
+            batches.push(Batch {
+                origin: self.origin(&copy.from, progress)?,
+                wanted: Wanted::Patterns(vec![path]),
+                archives: archives(copy.unpack),
+            });
+        }
+        Ok(batches)
+    }
+
+    fn remote(&self, remote: &Remote, unpack: bool) -> Result<Batch<'_>, StepError> {
+        let layer = self.fetcher.fetch(remote)?;
+        let (wanted, place) = match remote {
+            Remote::Url(file) => (file.name.clone(), file.url.to_string()),
+            Remote::Git(repository) => ("/".to_owned(), repository.remote.clone()),
+        };
+        Ok(Batch {
+            origin: Origin::layers(self.image_tree(&[layer])?, vec![layer], place),
+            wanted: Wanted::One(wanted),
+            archives: archives(unpack),
+        })
+    }
+
+    fn placement(&self, copy: &Copy, built: &Built) -> Result<Placement, StepError> {
+        let owner = match &copy.chown {
+            None => None,
+            Some(text) => {
+                // Names are those of the stage, also for a layer that is made apart from it (--link).
+                let rootfs = Rootfs::prepare(self.store, &built.layers, Vec::new())?;
+                Some(Accounts::of(rootfs.overlay()).owner(text)?)
+            }
+        };
+        let spelled_as_directory =
+            |text: &str| text.ends_with('/') || matches!(text.rsplit('/').next(), Some("." | ".."));
+        Ok(Placement {
+            destination: image_path(&copy.destination)?,
+            into_directory: spelled_as_directory(&copy.destination),
+            owner,
+            chmod: copy.chmod.clone(),
+            archives: Archives::Keep,
+        })
+    }
+}
+
+fn archives(unpack: bool) -> Archives {
+    match unpack {
+        true => Archives::Unpack,
+        false => Archives::Keep,
+    }
+}
+
+fn digests(sources: &[Sources<'_>]) -> Result<Vec<Digest>, CopyError> {
+    let digest = |sources: &Sources<'_>| sources.digest().map_err(CopyError::from);
+    sources.iter().map(digest).collect()
+}
