@@ -11,6 +11,7 @@
 //!   brings them with SETATTR when it writes back.
 //! - ATOMIC_O_TRUNC is never asked for: without OPEN messages the truncation would be lost.
 //! - SETXATTR_EXT is never asked for: the protocol library reads the short form of the request.
+//! - POSIX access control lists are the kernel's to check where it checks permissions; then the umask is ours.
 //! - Locks are not negotiated, so that the kernel keeps them itself.
 
 use std::ffi::OsStr;
@@ -53,6 +54,8 @@ pub(crate) struct Settings {
     /// Whether directories are listed without looking up their entries, so that a look-up stands for an
     /// access by the program.
     pub traced: bool,
+    /// Whether the kernel checks permissions, and access control lists with them.
+    pub acls: bool,
     /// The owner of new nodes; the caller's where `None`.
     pub owner: Option<Owner>,
 }
@@ -103,15 +106,33 @@ impl Adapter {
         parent: INodeNo,
         name: &OsStr,
         kind: NewKind<'_>,
-        mode: u32,
+        (mode, umask): (u32, u32),
         reply: ReplyEntry,
     ) {
         let owner = self.owner(request);
+        let mode = (mode & 0o7777, umask);
         entry(
             reply,
             self.overlay
-                .create(Ino(parent.0), name.as_bytes(), kind, mode & 0o7777, owner),
+                .create_masked(Ino(parent.0), name.as_bytes(), kind, mode, owner),
         );
+    }
+
+    /// Whether an attribute is an access control list that cannot be kept: where the kernel does not decide by
+    /// lists, it would take them for opaque attributes, and programs that copy modes by them would lose the mode.
+    fn refuses(&self, name: &[u8]) -> bool {
+        !self.settings.acls && name.starts_with(b"system.posix_acl_")
+    }
+
+    /// Whether setting a list takes the set-group-ID bit, as chmod(2) would: from who has no right to the group. The
+    /// library hides the kernel's word on that, so other groups of the caller do not count.
+    fn loses_set_group(&self, request: &Request, ino: INodeNo, name: &[u8]) -> bool {
+        name == b"system.posix_acl_access"
+            && request.uid() != 0
+            && self
+                .overlay
+                .attr(Ino(ino.0))
+                .is_ok_and(|attr| attr.mode & libc::S_ISGID != 0 && attr.gid != request.gid())
     }
 }
 
@@ -129,6 +150,9 @@ fn wanted_capabilities(settings: Settings) -> InitFlags {
         | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
     if settings.writeback {
         flags |= InitFlags::FUSE_WRITEBACK_CACHE;
+    }
+    if settings.acls {
+        flags |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
     }
     if !settings.traced {
         flags |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
@@ -174,12 +198,6 @@ fn xattr_value(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Error>) {
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
         Ok(value) => reply.data(&value),
     }
-}
-
-/// POSIX ACLs are not supported. Without an answer of ours the kernel would store them as opaque attributes,
-/// and programs that copy modes by them would lose the mode.
-fn is_acl(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b"system.posix_acl_")
 }
 
 impl Filesystem for Adapter {
@@ -267,14 +285,13 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         device: u32,
         reply: ReplyEntry,
     ) {
         self.requests.add(RequestKind::MkNod);
-        // The kernel has applied the umask: DONT_MASK is not asked for.
         match new_kind(mode, device) {
-            Some(kind) => self.create_node(request, parent, name, kind, mode, reply),
+            Some(kind) => self.create_node(request, parent, name, kind, (mode, umask), reply),
             None => reply.error(Errno::EINVAL),
         }
     }
@@ -285,17 +302,17 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         self.requests.add(RequestKind::MkDir);
-        self.create_node(request, parent, name, NewKind::Directory, mode, reply);
+        self.create_node(request, parent, name, NewKind::Directory, (mode, umask), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.requests.add(RequestKind::Symlink);
         let target = target.as_os_str().as_bytes();
-        self.create_node(request, parent, name, NewKind::Symlink(target), 0o777, reply);
+        self.create_node(request, parent, name, NewKind::Symlink(target), (0o777, 0), reply);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -512,7 +529,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -521,25 +538,32 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.requests.add(RequestKind::SetXattr);
-        if is_acl(name) {
+        let name = name.as_bytes();
+        if self.refuses(name) {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let mode = set_xattr_mode(flags);
+        let loses_set_group = self.loses_set_group(request, ino, name);
         empty(
             reply,
-            self.overlay.set_xattr(Ino(ino.0), name.as_bytes(), value, mode),
+            self.overlay
+                .set_xattr(Ino(ino.0), name, value, mode)
+                .and_then(|()| match loses_set_group {
+                    true => self.overlay.clear_set_group(Ino(ino.0)),
+                    false => Ok(()),
+                }),
         );
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.requests.add(RequestKind::GetXattr);
-        if is_acl(name) {
+        if self.refuses(name.as_bytes()) {
             return reply.error(Errno::EOPNOTSUPP);
         }
         xattr_value(reply, size, self.overlay.xattr(Ino(ino.0), name.as_bytes()));
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.requests.add(RequestKind::ListXattr);
         let names = self.overlay.xattr_names(Ino(ino.0));
         // The protocol: each name ended by a NUL.
@@ -549,6 +573,9 @@ impl Filesystem for Adapter {
             names.map(|names| {
                 names
                     .iter()
+                    .filter(|name| !self.refuses(name))
+                    // Only root sees them: xattr(7).
+                    .filter(|name| request.uid() == 0 || !name.starts_with(b"trusted."))
                     .flat_map(|name| name.iter().copied().chain([0]))
                     .collect()
             }),
@@ -557,7 +584,7 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.add(RequestKind::RemoveXattr);
-        if is_acl(name) {
+        if self.refuses(name.as_bytes()) {
             return reply.error(Errno::EOPNOTSUPP);
         }
         empty(reply, self.overlay.remove_xattr(Ino(ino.0), name.as_bytes()));

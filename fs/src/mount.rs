@@ -271,6 +271,7 @@ fn serve(
     let settings = Settings {
         writeback: options.writable,
         traced: options.traced,
+        acls: options.permissions == Permissions::Kernel,
         owner: options.owner,
     };
     let mut config = Config::default();

@@ -18,6 +18,7 @@ use tree::Tree;
 use crate::layer::{Device, Kind, Layer, Timestamp};
 use crate::path::ImagePath;
 
+mod acl;
 mod attr;
 mod create;
 mod data;

@@ -454,7 +454,7 @@ fn a_directory_may_be_emptied_while_it_is_listed() -> Outcome {
 }
 
 #[test]
-fn extended_attributes_come_back_and_acls_are_refused() -> Outcome {
+fn extended_attributes_come_back() -> Outcome {
     if !can_mount() {
         return Ok(());
     }
@@ -473,13 +473,24 @@ fn extended_attributes_come_back_and_acls_are_refused() -> Outcome {
         .arg(&path)
         .output()?;
     assert_eq!(output.stdout, b"blue");
-    // A minimal ACL of version 2: user, group and other.
-    let acl = "0x0200000001000600ffffffff04000400ffffffff20000400ffffffff";
-    let refused = Command::new("setfattr")
-        .args(["-n", "system.posix_acl_access", "-v", acl])
-        .arg(&path)
-        .output()?;
-    assert!(!refused.status.success());
+    Ok(scene.mounted.unmount()?)
+}
+
+#[test]
+fn what_the_protocol_library_lacks_is_refused() -> Outcome {
+    if !can_mount() {
+        return Ok(());
+    }
+    let scene = Scene::new(true)?;
+    let unnamed = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .open(scene.at("etc"));
+    assert_eq!(unnamed.unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP));
+    assert!(
+        fs::metadata(scene.at("etc/kept"))?.created().is_err(),
+        "statx(2) has no birth time"
+    );
     Ok(scene.mounted.unmount()?)
 }
 

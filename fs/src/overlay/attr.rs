@@ -43,6 +43,17 @@ impl Overlay {
         Ok(complete(attr))
     }
 
+    /// Takes the set-group-ID bit away.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`].
+    pub fn clear_set_group(&self, ino: Ino) -> Result<()> {
+        let mut tree = self.tree_mut()?;
+        tree.change(ino.0)?;
+        tree.node_mut(ino.0)?.mode &= !SET_GROUP;
+        Ok(())
+    }
+
     /// The target of a symbolic link.
     ///
     /// # Errors
@@ -119,10 +130,10 @@ impl Tree {
         if strip {
             self.strip_privileges(ino)?;
         }
-        let node = self.node_mut(ino)?;
         if let Some(mode) = changes.mode {
-            node.mode = mode & 0o7777;
+            self.change_mode(ino, mode & 0o7777)?;
         }
+        let node = self.node_mut(ino)?;
         node.uid = changes.uid.unwrap_or(node.uid);
         node.gid = changes.gid.unwrap_or(node.gid);
         node.atime = changes.atime.unwrap_or(node.atime);
@@ -134,6 +145,21 @@ impl Tree {
             node.dated = true;
         }
         node.ctime = changes.ctime.unwrap_or(now);
+        Ok(())
+    }
+
+    /// An access control list agrees with the mode.
+    fn change_mode(&mut self, ino: u64, mode: u32) -> Result<()> {
+        let node = self.node(ino)?;
+        let changed = self
+            .acl(node, acl::ACCESS)
+            .map(|acl| (acl.with_mode(mode), self.xattrs(node)));
+        let node = self.node_mut(ino)?;
+        node.mode = mode;
+        if let Some((acl, mut xattrs)) = changed {
+            xattrs.insert(acl::ACCESS.to_vec(), acl.value());
+            node.xattrs = Some(Box::new(xattrs));
+        }
         Ok(())
     }
 

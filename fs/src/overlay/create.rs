@@ -1,10 +1,12 @@
 //! New nodes and new names.
 
+use super::acl::Acl;
 use super::attr::complete;
 use super::data::{Content as Bytes, FileData};
 use super::inode::{Body, Content, Node};
 use super::tree::Tree;
 use super::*;
+use crate::layer::Xattrs;
 
 /// The most names that a file can have: ext4's limit, so that what works here works there.
 const MAX_LINKS: u32 = 65_000;
@@ -31,6 +33,21 @@ impl Overlay {
         name: &[u8],
         kind: NewKind<'_>,
         mode: u32,
+        owner: Owner,
+    ) -> Result<Attr> {
+        self.create_masked(parent, name, kind, (mode, 0), owner)
+    }
+
+    /// The same with a mode and a umask, which counts unless the directory has a default access control list.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_masked(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        kind: NewKind<'_>,
+        mode: (u32, u32),
         owner: Owner,
     ) -> Result<Attr> {
         let mut tree = self.tree_mut()?;
@@ -113,7 +130,7 @@ impl Tree {
         parent: u64,
         name: &[u8],
         kind: NewKind<'_>,
-        mode: u32,
+        (mode, umask): (u32, u32),
         owner: Owner,
     ) -> Result<u64> {
         let body = match kind {
@@ -133,13 +150,17 @@ impl Tree {
             NewKind::Socket => Body::Socket,
         };
         let is_directory = matches!(body, Body::Directory(_));
-        let (mode, gid) = self.node(parent)?.inherit(is_directory, mode, owner);
-        let mode = if matches!(body, Body::Symlink(_)) {
-            0o777
-        } else {
-            mode
-        };
-        self.add_at(parent, name, Node::new(body, mode, owner.uid, gid))
+        let directory = self.node(parent)?;
+        let (mode, gid) = directory.inherit(is_directory, mode, owner);
+        if matches!(body, Body::Symlink(_)) {
+            return self.add_at(parent, name, Node::new(body, 0o777, owner.uid, gid));
+        }
+        let default = self.acl(directory, acl::DEFAULT);
+        let mut node = Node::new(body, mode & !umask, owner.uid, gid);
+        if let Some(default) = default {
+            node.inherit_acl(default, mode);
+        }
+        self.add_at(parent, name, node)
     }
 
     /// Adds a new node under a free name.
@@ -158,11 +179,27 @@ impl Tree {
         if making.for_session {
             self.note_virtual(parent, name, true)?;
         }
-        let ino = self.create(parent, name, NewKind::Directory, making.mode, making.owner)?;
+        let ino = self.create(parent, name, NewKind::Directory, (making.mode, 0), making.owner)?;
         if let Some(mtime) = making.mtime {
             let node = self.node_mut(ino)?;
             (node.atime, node.mtime) = (mtime, mtime);
         }
         Ok(ino)
+    }
+}
+
+impl Node {
+    /// What a new node gets of the default access control list of its directory.
+    fn inherit_acl(&mut self, default: Acl, mode: u32) {
+        let mut xattrs = Xattrs::new();
+        if self.is_directory() {
+            xattrs.insert(acl::DEFAULT.to_vec(), default.value());
+        }
+        let access = default.created_with(mode);
+        self.mode = mode & !0o777 | access.mode();
+        if !access.is_mode() {
+            xattrs.insert(acl::ACCESS.to_vec(), access.value());
+        }
+        self.xattrs = Some(Box::new(xattrs));
     }
 }
