@@ -39,8 +39,10 @@ pub enum Outcome {
     Cached,
     /// It was executed.
     Done,
-    /// It was executed and failed, or was stopped since another one failed.
+    /// It was executed and failed.
     Failed,
+    /// It was given up: another one failed before it, or the build was stopped.
+    Canceled,
 }
 
 /// One thing that happened.

@@ -318,26 +318,31 @@ impl Solver<'_> {
         Ok(built)
     }
 
-    /// Does a step's work between its two events.
+    /// Does a step's work between its two events. A step that never begins has none.
     fn observed<T>(
         &self,
         number: StepNumber,
         step: &Step,
         work: impl FnOnce() -> Result<(T, Outcome), StepError>,
     ) -> Result<T, BuildError> {
-        let begin = Instant::now();
-        (self.listener)(Event::Started(number));
-        let result = match self.stop.is_stopped() {
-            true => Err(StepError::Stopped),
-            false => work(),
-        };
-        let outcome = result.as_ref().map_or(Outcome::Failed, |(_, outcome)| *outcome);
-        (self.listener)(Event::Finished(number, outcome, begin.elapsed()));
-        result.map(|(value, _)| value).map_err(|source| BuildError {
+        let failed = |source| BuildError {
             text: step.text.clone(),
             span: step.span,
             source: Box::new(source),
-        })
+        };
+        if self.stop.is_stopped() {
+            return Err(failed(StepError::Stopped));
+        }
+        let begin = Instant::now();
+        (self.listener)(Event::Started(number));
+        let result = work();
+        let outcome = match &result {
+            Ok((_, outcome)) => *outcome,
+            Err(_) if self.stop.is_stopped() => Outcome::Canceled,
+            Err(_) => Outcome::Failed,
+        };
+        (self.listener)(Event::Finished(number, outcome, begin.elapsed()));
+        result.map(|(value, _)| value).map_err(failed)
     }
 
     fn step(

@@ -121,6 +121,27 @@ fn a_failing_step_tells_its_status_and_its_output() {
 }
 
 #[test]
+fn what_a_failure_stops_is_not_called_an_error() {
+    let Some(scene) = Scene::with_base() else { return };
+    let dockerfile = "\
+FROM base AS fails
+RUN --mount=type=cache,target=/c,id=turn while ! [ -e /c/begun ]; do sleep 0.01; done; exit 7
+FROM base AS long
+RUN --mount=type=cache,target=/c,id=turn touch /c/begun; sleep 1000
+FROM base
+COPY --from=fails /f /
+COPY --from=long /l /
+RUN echo never
+";
+    let outcome = failing(&scene, dockerfile)
+        .says("exit code: 7")
+        .lacks("echo never");
+    assert_eq!(outcome.count(" ERROR\n"), 1, "{}", outcome.describe());
+    // The other command, and the copy that waited.
+    assert_eq!(outcome.count(" CANCELED\n"), 2, "{}", outcome.describe());
+}
+
+#[test]
 fn a_long_command_is_not_repeated_as_a_whole() {
     let Some(scene) = Scene::with_base() else { return };
     let steps = "\ttrue; \\\n".repeat(200);

@@ -59,6 +59,7 @@ impl Plain {
                     Outcome::Cached => "CACHED".to_owned(),
                     Outcome::Done => format!("DONE {:.1}s", elapsed.as_secs_f64()),
                     Outcome::Failed => "ERROR".to_owned(),
+                    Outcome::Canceled => "CANCELED".to_owned(),
                 };
                 let rest = state.lines(true);
                 write(&format!("{rest}#{} {end}\n\n", number.0 + 1));

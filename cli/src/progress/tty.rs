@@ -121,6 +121,7 @@ impl Picture {
             Outcome::Cached => (" => CACHED ", String::new()),
             Outcome::Done => (" => ", format!("{:.1}s", elapsed.as_secs_f64())),
             Outcome::Failed => (" => ERROR ", format!("{:.1}s", elapsed.as_secs_f64())),
+            Outcome::Canceled => (" => CANCELED ", String::new()),
         };
         let mut text = line(&format!("{mark}{}", title(planned)), &end, width());
         if outcome == Outcome::Failed
