@@ -16,7 +16,7 @@ use crate::cache::{self, Key};
 use crate::context::Context;
 use crate::dockerfile::Span;
 use crate::event::{Event, Listener, Outcome, Planned, StepNumber};
-use crate::graph::{self, Base, Graph, Op, Run, StageId, Step};
+use crate::graph::{self, Base, Graph, Op, Run, Stage, StageId, Step};
 use crate::image::History;
 use crate::op::copy::{CopyError, make_directory};
 use crate::op::identity::{Accounts, IdentityError};
@@ -28,8 +28,13 @@ use crate::remote::{Fetcher, RemoteError};
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::sandbox::{BUILD_HOSTNAME, Exit, Secret, Signaller};
 
+mod ahead;
 mod copy;
+mod once;
 mod origins;
+
+use ahead::Ahead;
+use once::{Once, Turn};
 
 /// Whether earlier results may be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -192,6 +197,9 @@ pub struct Built {
 struct At<'b> {
     built: &'b Built,
     policy: CachePolicy,
+    /// The steps after it in its stage.
+    following: &'b [Step],
+    progress: &'b Progress,
 }
 
 /// Everything a build is executed with.
@@ -272,6 +280,21 @@ impl Solver<'_> {
         progress: &Progress,
     ) -> Result<Built, BuildError> {
         let stage = graph.stage(id);
+        thread::scope(|scope| {
+            let mut ahead = Ahead::begin(scope, self, stage, first, progress);
+            let built = self.steps(stage, first, progress, &mut ahead);
+            built.map_err(|error| ahead.reason(error))
+        })
+    }
+
+    /// What a stage gives, step by step, `first` being the number of its FROM.
+    fn steps(
+        &self,
+        stage: &Stage,
+        first: usize,
+        progress: &Progress,
+        ahead: &mut Ahead<'_>,
+    ) -> Result<Built, BuildError> {
         let from = Step {
             text: stage.text.clone(),
             span: stage.span,
@@ -287,22 +310,23 @@ impl Solver<'_> {
                     created: image.config.created.clone(),
                 },
                 Base::Stage(base) => progress.wait(*base)?,
-                Base::Named(name) => return self.named_base(name),
+                Base::Named(name) => return self.named_base(name, progress),
             };
             // Like Docker of a base that is at hand: nothing was done for it.
             Ok((base, Outcome::Cached))
         })?;
-        let policy = match stage.refresh {
-            true => CachePolicy::Refresh,
-            false => self.policy,
-        };
         for (offset, step) in stage.steps.iter().enumerate() {
             let number = StepNumber(first + 1 + offset);
             let at = At {
                 built: &built,
-                policy,
+                policy: self.policy_of(stage),
+                following: &stage.steps[offset + 1..],
+                progress,
             };
-            let record = self.observed(number, step, || self.step(number, step, at, progress))?;
+            let record = match ahead.take(offset) {
+                Some(result) => result?,
+                None => self.observed(number, step, || self.step(number, step, at))?,
+            };
             built.layers.extend(record.layer);
             if let Some(text) = &step.history {
                 built.history.push(History {
@@ -316,6 +340,13 @@ impl Solver<'_> {
             built.created = built.created.max(Some(record.created));
         }
         Ok(built)
+    }
+
+    fn policy_of(&self, stage: &Stage) -> CachePolicy {
+        match stage.refresh {
+            true => CachePolicy::Refresh,
+            false => self.policy,
+        }
     }
 
     /// Does a step's work between its two events. A step that never begins has none.
@@ -350,7 +381,6 @@ impl Solver<'_> {
         number: StepNumber,
         step: &Step,
         at: At<'_>,
-        progress: &Progress,
     ) -> Result<(cache::Record, Outcome), StepError> {
         let built = at.built;
         match &step.op {
@@ -366,12 +396,15 @@ impl Solver<'_> {
                 Ok(Some(rootfs.commit()?.diff_id()))
             }),
             Op::Run(run) => {
-                let mounts = self.resolve_mounts(run, progress)?;
+                let mounts = self.resolve_mounts(run, at.progress)?;
                 self.cached(at, "run", run::inputs(run, mount::inputs(&mounts)), || {
-                    self.run(number, run, &mounts, built).map(Some)
+                    thread::scope(|scope| {
+                        scope.spawn(|| self.read_for_later(at));
+                        self.run(number, run, &mounts, built).map(Some)
+                    })
                 })
             }
-            Op::Copy(copy) => self.copy(copy, at, progress),
+            Op::Copy(copy) => self.copy(copy, at),
         }
     }
 
@@ -384,14 +417,22 @@ impl Solver<'_> {
         execute: impl FnOnce() -> Result<Option<DiffId>, StepError>,
     ) -> Result<(cache::Record, Outcome), StepError> {
         let key = Key::new(&at.built.layers, kind, inputs);
+        let claim = match at.progress.once.begin(key.digest(), at.policy) {
+            Turn::Ours(claim) => claim,
+            Turn::Theirs(record) => return Ok((record, Outcome::Cached)),
+            Turn::Failed => return Err(StepError::Stopped),
+        };
         if at.policy == CachePolicy::Use
             && let Some(record) = cache::find(self.store, &key)?
         {
+            claim.done(&record);
             return Ok((record, Outcome::Cached));
         }
         let layer = execute()?;
         let created = jiff::Timestamp::now().to_string();
-        Ok((cache::keep(self.store, &key, layer, created)?, Outcome::Done))
+        let record = cache::keep(self.store, &key, layer, created)?;
+        claim.done(&record);
+        Ok((record, Outcome::Done))
     }
 
     /// Finds the files that the mounts of a step show.
@@ -467,6 +508,7 @@ struct Progress {
     ended: Mutex<BTreeMap<StageId, Option<Built>>>,
     failure: Mutex<Option<BuildError>>,
     changed: Condvar,
+    once: Once,
 }
 
 impl Progress {

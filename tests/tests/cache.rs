@@ -167,6 +167,65 @@ fn another_context_with_the_same_content_is_the_same() {
 }
 
 #[test]
+fn equal_steps_of_two_stages_run_once() {
+    let Some(scene) = Scene::with_base() else { return };
+    let text = "\
+FROM base AS one
+RUN sleep 0.3 && cat /proc/sys/kernel/random/uuid > /id
+RUN cp /id /one
+FROM base AS two
+RUN sleep 0.3 && cat /proc/sys/kernel/random/uuid > /id
+RUN cp /id /two
+FROM base
+COPY --from=one /one /
+COPY --from=two /two /
+";
+    for cache in [&["-t", "equal"][..], &["--no-cache", "-t", "equal"]] {
+        scene.build(text, cache).ok();
+        assert_eq!(scene.cat("equal", "/one"), scene.cat("equal", "/two"));
+    }
+}
+
+#[test]
+fn a_linked_copy_does_not_wait_for_what_is_before_it() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("ctx/a", "a");
+    let text = "FROM base\nRUN sleep 1; exit 3\nCOPY --link --chown=1:2 a /dir/\n";
+    // The copy is made while the command runs, and so is there although that fails.
+    scene.build(text, ["-t", "linked"]).fails().says("exit 3");
+    let again = text.replace("sleep 1; exit 3", "true");
+    let built = scene.build(&again, ["-t", "linked"]).ok();
+    // FROM and COPY.
+    assert_eq!(built.count(" CACHED"), 2, "{}", built.describe());
+    assert_eq!(scene.cat("linked", "/dir/a"), "a");
+}
+
+#[test]
+fn a_linked_copy_that_fails_stops_the_build() {
+    let Some(scene) = Scene::with_base() else { return };
+    let text = "FROM base\nRUN sleep 60\nCOPY --link missing /\n";
+    let failed = scene.build(text, ["-t", "linked"]).fails().says("missing");
+    assert!(!failed.has("stopped"), "{}", failed.describe());
+}
+
+#[test]
+fn what_is_known_of_the_context_can_be_damaged() {
+    let Some((scene, before)) = start() else { return };
+    // What was just written is not believed, so nothing may have been known yet.
+    std::thread::sleep(Duration::from_millis(50));
+    scene.rebuild(["-t", "cached"]).ok();
+    let contexts = scene.store().join("contexts");
+    let file = std::fs::read_dir(&contexts).expect("listed").next();
+    let file = file.expect("a build has written it").expect("read").path();
+    std::fs::write(&file, "damaged").expect("written");
+    scene.rebuild(["-t", "cached"]).ok();
+    assert_eq!(made(&scene), before);
+    std::fs::remove_dir_all(&contexts).expect("removed");
+    scene.rebuild(["-t", "cached"]).ok();
+    assert_eq!(made(&scene), before);
+}
+
+#[test]
 fn two_builds_at_once_share_a_store() {
     let Some(scene) = Scene::with_base() else { return };
     for name in ["one", "two"] {

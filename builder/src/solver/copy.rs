@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{At, Built, Outcome, Progress, Solver, StepError, image_path};
 use crate::cache;
-use crate::graph::{Copy, CopySource};
+use crate::graph::{Copy, CopyFrom, CopySource};
 use crate::ignore::Ignore;
 use crate::op::copy::{self, Archives, CopyError, Placement, Sources};
 use crate::op::identity::Accounts;
@@ -39,20 +39,11 @@ impl Batch<'_> {
 }
 
 impl Solver<'_> {
-    pub(super) fn copy(
-        &self,
-        copy: &Copy,
-        at: At<'_>,
-        progress: &Progress,
-    ) -> Result<(cache::Record, Outcome), StepError> {
+    pub(super) fn copy(&self, copy: &Copy, at: At<'_>) -> Result<(cache::Record, Outcome), StepError> {
         let built = at.built;
-        let exclude = Ignore::from_patterns(copy.exclude.iter().map(String::as_str))
-            .map_err(|e| StepError::Exclude(e.to_string()))?;
-        let batches = self.batches(copy, progress)?;
-        let sources = batches
-            .iter()
-            .map(|batch| batch.find(copy, &exclude))
-            .collect::<Result<Vec<_>, _>>()?;
+        let exclude = excluded(copy)?;
+        let batches = self.batches(copy, at.progress)?;
+        let sources = found(copy, &batches, &exclude)?;
         let digests = digests(&sources)?;
         let unpacked: Vec<bool> = batches
             .iter()
@@ -93,6 +84,19 @@ impl Solver<'_> {
             }
             Ok(Some(layer.diff_id()))
         })
+    }
+
+    /// Reads the files that a COPY takes from the context, so that their content is known when its turn comes. Of another
+    /// one nothing is read.
+    pub(super) fn read_ahead(&self, copy: &Copy, progress: &Progress) -> Result<(), StepError> {
+        let is_path = |source: &CopySource| matches!(source, CopySource::Path(_));
+        if !matches!(copy.from, CopyFrom::Context | CopyFrom::Named(_)) || !copy.sources.iter().all(is_path) {
+            return Ok(());
+        }
+        let exclude = excluded(copy)?;
+        let batches = self.batches(copy, progress)?;
+        digests(&found(copy, &batches, &exclude)?)?;
+        Ok(())
     }
 
     /// The sources by where they lie. What is elsewhere is fetched.
@@ -151,6 +155,20 @@ impl Solver<'_> {
             archives: Archives::Keep,
         })
     }
+}
+
+/// What `--exclude` leaves out.
+fn excluded(copy: &Copy) -> Result<Ignore, StepError> {
+    let patterns = copy.exclude.iter().map(String::as_str);
+    Ignore::from_patterns(patterns).map_err(|e| StepError::Exclude(e.to_string()))
+}
+
+fn found<'b>(
+    copy: &Copy,
+    batches: &'b [Batch<'_>],
+    exclude: &'b Ignore,
+) -> Result<Vec<Sources<'b>>, CopyError> {
+    batches.iter().map(|batch| batch.find(copy, exclude)).collect()
 }
 
 fn archives(unpack: bool) -> Archives {

@@ -39,13 +39,15 @@ impl Solver<'_> {
     }
 
     /// What a FROM of a directory stands on: one layer of its files.
-    pub(super) fn named_base(&self, name: &str) -> Result<(Built, Outcome), StepError> {
+    pub(super) fn named_base(&self, name: &str, progress: &Progress) -> Result<(Built, Outcome), StepError> {
         let exclude = Ignore::default();
         let sources = Sources::one(self.named(name)?, "/", &exclude, name)?;
         let inputs = json!({ "sources": sources.digest().map_err(CopyError::from)? });
         let at = At {
             built: &Built::default(),
             policy: self.policy,
+            following: &[],
+            progress,
         };
         let (record, outcome) = self.cached(at, "context", inputs, || {
             let rootfs = Rootfs::prepare(self.store, &[], Vec::new())?;
