@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use mica_fs::digest::{Digest, Hasher};
 use mica_fs::layer::{Device, Kind, Metadata, Timestamp, Xattrs};
@@ -34,6 +35,28 @@ pub struct Context {
     root: PathBuf,
     ignore: Ignore,
     known: KnownFiles,
+    modes: OnceLock<Modes>,
+}
+
+/// The permission bits that the nodes of a context have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Modes {
+    /// Those of the files.
+    #[default]
+    OfFiles,
+    /// Those that the files would have if they had been made under umask 022: what the owner may do, the others may as
+    /// well, but for writing. So the umask under which a tree was checked out does not matter.
+    OfOwner,
+}
+
+impl Modes {
+    fn apply(self, mode: u32) -> u32 {
+        let owner = mode & 0o700;
+        match self {
+            Self::OfFiles => mode,
+            Self::OfOwner => mode & 0o7000 | owner | (owner & 0o500) >> 3 | (owner & 0o500) >> 6,
+        }
+    }
 }
 
 /// The time of every directory that COPY or ADD makes: the first day of 1980, the earliest that zip archives can
@@ -53,6 +76,7 @@ impl Context {
             root,
             ignore,
             known: KnownFiles::default(),
+            modes: OnceLock::new(),
         })
     }
 
@@ -61,16 +85,18 @@ impl Context {
         &self.ignore
     }
 
-    /// Recalls what earlier builds with this store knew of the files' content, so that only those are read that changed.
-    /// To be called before anything is read. Directories in the store itself are made anew for each build.
-    pub fn recall(&self, store: &Store) {
+    /// Recalls what earlier builds with this store knew of the files' content, so that only those are read that changed,
+    /// and says which modes the nodes have. To be called before anything is read.
+    pub fn prepare(&self, store: &Store, modes: Modes) {
+        let _ = self.modes.set(modes);
+        // Directories in the store itself are made anew for each build.
         if !self.root.starts_with(store.root()) {
             let name = Digest::of(self.root.as_os_str().as_bytes());
             self.known.keep_at(store.context_file(&name));
         }
     }
 
-    /// Saves what is known of the files' content for [`Self::recall`]. A failure costs time only: it is logged.
+    /// Saves what is known of the files' content for [`Self::prepare`]. A failure costs time only: it is logged.
     pub fn remember(&self) {
         if let Err(error) = self.known.save() {
             tracing::warn!(context = %self.root.display(), %error, "cannot remember the files of the build context");
@@ -194,6 +220,7 @@ impl Context {
         link: impl FnOnce() -> io::Result<Vec<u8>>,
     ) -> Result<Option<Node>, TreeError> {
         let kind = Kind::from_mode(stat.st_mode).unwrap_or(Kind::File);
+        let modes = self.modes.get().copied().unwrap_or_default();
         if ignored
             && (kind != Kind::Directory
                 || !self.ignore.may_hold_exceptions(path.as_bytes())
@@ -208,7 +235,10 @@ impl Context {
         Ok(Some(Node {
             kind,
             metadata: Metadata {
-                mode: stat.st_mode & 0o7777,
+                mode: match kind {
+                    Kind::Symlink => stat.st_mode & 0o7777,
+                    _ => modes.apply(stat.st_mode & 0o7777),
+                },
                 uid: 0,
                 gid: 0,
                 mtime: if kind == Kind::Directory {

@@ -13,7 +13,7 @@ use mica_fs::store::{Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::cache::{self, Key};
-use crate::context::Context;
+use crate::context::{Context, Modes};
 use crate::dockerfile::Span;
 use crate::event::{Event, Listener, Outcome, Planned, StepNumber};
 use crate::graph::{self, Base, Graph, Op, Run, Stage, StageId, Step};
@@ -229,7 +229,12 @@ impl Solver<'_> {
     /// The first step that failed. The results of the steps before it stay in the cache.
     pub fn solve(&self, graph: &Graph) -> Result<Built, BuildError> {
         let contexts = || std::iter::once(self.context).chain(self.contexts.values());
-        contexts().for_each(|context| context.recall(self.store));
+        // The image must not depend on the umask under which the context was checked out.
+        let modes = match graph.epoch {
+            Some(_) => Modes::OfOwner,
+            None => Modes::OfFiles,
+        };
+        contexts().for_each(|context| context.prepare(self.store, modes));
         let numbers = self.announce(graph);
         let progress = Progress::default();
         thread::scope(|scope| {

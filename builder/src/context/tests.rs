@@ -27,7 +27,7 @@ impl World {
     fn context(&self, ignore: &str) -> Context {
         let ignore = Ignore::parse(ignore.as_bytes()).expect("patterns");
         let context = Context::new(&self.directory.path().join("context"), ignore).expect("a context");
-        context.recall(&self.store);
+        context.prepare(&self.store, Modes::OfFiles);
         context
     }
 
@@ -119,6 +119,23 @@ fn what_is_damaged_or_gone_is_made_anew() {
     }
     fs::remove_dir_all(&directory).expect("removed");
     assert_eq!(known(&world.context(""), "f"), None);
+}
+
+#[test]
+fn the_modes_of_the_owner_are_those_of_umask_022() {
+    for (made, told) in [
+        (0o600, 0o644),
+        (0o664, 0o644),
+        (0o700, 0o755),
+        (0o775, 0o755),
+        (0o755, 0o755),
+        (0o440, 0o444),
+        (0o4750, 0o4755),
+        (0, 0),
+    ] {
+        assert_eq!(Modes::OfOwner.apply(made), told, "{made:o}");
+        assert_eq!(Modes::OfFiles.apply(made), made);
+    }
 }
 
 #[test]
