@@ -23,7 +23,12 @@ fn list_slowly(s: &Session, dir: Ino, mut meanwhile: impl FnMut(&str)) -> Vec<St
 #[test]
 fn cookies_survive_changes() {
     let s = Session::new(&[
-        &[("/d/b", file("b")), ("/d/c", file("c")), ("/d/f", file("f"))],
+        &[
+            ("/d/b", file("b")),
+            ("/d/c", file("c")),
+            ("/d/f", file("f")),
+            ("/d/g", file("g")),
+        ],
         &[("/d/a", file("a")), ("/d/c", Member::Whiteout)],
     ]);
     s.write("/d/e", b"e");
@@ -34,11 +39,53 @@ fn cookies_survive_changes() {
             s.write("/d/0", b"new");
             s.rename("/d/b", "/d/z", RenameMode::Replace).expect("moved");
         }
-        "e" => s.write("/d/a", b"again"),
+        "g" => s.write("/d/a", b"again"),
         _ => {}
     });
-    assert_eq!(seen, [".", "..", "a", "e", "0", "z"]);
-    assert_eq!(names(&s.overlay, s.ino("/d")), ["a", "e", "0", "z"]);
+    assert_eq!(seen, [".", "..", "e", "a", "g"]);
+    assert_eq!(names(&s.overlay, s.ino("/d")), ["z", "0", "e", "a", "g"]);
+}
+
+#[test]
+fn a_name_that_another_file_takes_over_is_listed_once() {
+    let members = [("/d/a", file("a")), ("/d/b", file("b")), ("/d/c", file("c"))];
+    let s = Session::new(&[&members]);
+    s.write("/d/e", b"e");
+    s.write("/new", b"new");
+    let seen = list_slowly(&s, s.ino("/d"), |name| {
+        if name == "b" {
+            s.rename("/new", "/d/a", RenameMode::Replace).expect("replaced");
+            s.rename("/d/b", "/d/c", RenameMode::Exchange).expect("exchanged");
+            s.rename("/d/a", "/d/e", RenameMode::Exchange).expect("exchanged");
+        }
+    });
+    assert_eq!(seen, [".", "..", "e", "a", "b", "c"]);
+}
+
+#[test]
+fn a_listing_ends_though_each_name_makes_another() {
+    let members: Vec<_> = (0..300).map(|n| (format!("/d/{n}"), file("x"))).collect();
+    let members: Vec<_> = members
+        .iter()
+        .map(|(at, member)| (at.as_str(), member.clone()))
+        .collect();
+    let s = Session::new(&[&members]);
+    let mut count = 0;
+    let seen = list_slowly(&s, s.ino("/d"), |name| {
+        if !name.starts_with('.') {
+            count += 1;
+            assert!(count <= 300, "{name} was made meanwhile");
+            s.write(&format!("/d/{name}.new"), b"x");
+            s.rename(
+                &format!("/d/{name}"),
+                &format!("/d/{name}.moved"),
+                RenameMode::Replace,
+            )
+            .expect("moved");
+        }
+    });
+    assert_eq!(seen.len(), 302);
+    assert_eq!(names(&s.overlay, s.ino("/d")).len(), 600);
 }
 
 #[test]
