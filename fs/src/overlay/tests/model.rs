@@ -6,59 +6,45 @@ use proptest::prelude::*;
 use super::*;
 use crate::snapshot;
 
+mod concurrent;
+mod kernel;
 mod naive;
+mod operation;
+mod stack;
 
+use kernel::Kernel;
 use naive::{Model, ModelNode, Outcome};
+use operation::{change, create, link};
 
-fn assert_alike(overlay: &Overlay, model: &Model) {
-    let (seen, expected) = (tree(overlay), model.shows());
-    let paths = |keys: Vec<&String>| keys.into_iter().cloned().collect::<Vec<_>>();
-    assert_eq!(paths(seen.keys().collect()), paths(expected.keys().collect()));
-    for (at, node) in expected {
-        let seen = &seen[&at];
-        assert_eq!(
-            (seen.kind, seen.mode, seen.uid, seen.gid, seen.device),
-            (node.kind, node.mode, node.uid, node.gid, node.device),
-            "{at}"
-        );
-        assert_eq!(seen.xattrs, node.xattrs, "{at}");
-        assert_eq!(seen.content.len(), node.content.len(), "{at}");
-        assert!(seen.content == node.content, "{at}: the content differs");
-        if node.kind != Kind::Directory {
-            assert_eq!(seen.nlink, node.links, "{at}");
-        }
+fn assert_alike(overlay: &Overlay, model: &mut Model) {
+    let (mut seen, expected) = (kernel::look(overlay), model.shows());
+    let paths: Vec<_> = seen.keys().cloned().collect();
+    assert_eq!(paths, expected.keys().cloned().collect::<Vec<_>>());
+    for (at, (id, node)) in expected {
+        let seen = seen.remove(&at).expect("the paths are the same");
+        assert_node(&at, &seen, &node);
+        let ino = *model.get(id).ino.get_or_insert(seen.ino);
+        assert_eq!(ino, seen.ino, "{at}: another inode number");
     }
 }
 
-/// Looks names up as a kernel does, and forgets them at some time later.
-struct Kernel<'a> {
-    overlay: &'a Overlay,
-    references: Vec<Ino>,
-}
-
-impl Kernel<'_> {
-    fn ino(&mut self, at: &str) -> Ino {
-        let mut ino = Ino::ROOT;
-        for name in at.split('/').filter(|name| !name.is_empty()) {
-            ino = self.overlay.lookup(ino, name.as_bytes()).expect("found").ino;
-            self.references.push(ino);
-        }
-        ino
-    }
-
-    fn forget_some(&mut self, dice: &mut Dice) {
-        while self.references.len() > 6 {
-            let which = dice.roll(self.references.len() as u64) as usize;
-            self.overlay.forget(self.references.swap_remove(which), 1);
-        }
-    }
-}
-
-impl Drop for Kernel<'_> {
-    fn drop(&mut self) {
-        for ino in self.references.drain(..) {
-            self.overlay.forget(ino, 1);
-        }
+fn assert_node(at: &str, seen: &Seen, node: &ModelNode) {
+    assert_eq!(
+        (seen.kind, seen.mode, seen.uid, seen.gid, seen.device),
+        (node.kind, node.mode, node.uid, node.gid, node.device),
+        "{at}"
+    );
+    assert_eq!(seen.xattrs, node.xattrs, "{at}");
+    assert_eq!(seen.content.len(), node.content.len(), "{at}");
+    assert!(seen.content == node.content, "{at}: the content differs");
+    assert!(
+        node.mtime.allows(seen.mtime),
+        "{at}: {:?}, not {:?}",
+        seen.mtime,
+        node.mtime
+    );
+    if node.kind != Kind::Directory {
+        assert_eq!(seen.nlink, node.links, "{at}");
     }
 }
 
@@ -95,23 +81,42 @@ impl Dice {
     }
 }
 
-/// One operation on both; the answers must agree.
-fn step(overlay: &Overlay, kernel: &mut Kernel<'_>, model: &mut Model, number: u64) {
+/// One operation on both; the answers must agree, and everything that is to be seen.
+fn step(kernel: &mut Kernel<'_>, model: &mut Model, number: u64) {
     let mut dice = Dice(number);
-    let operation = dice.roll(16);
-    let (parent_path, name) = dice.path();
-    let Some(parent) = model.find(&parent_path) else {
-        return;
-    };
-    if model.get(parent).kind != Kind::Directory {
-        return;
-    }
+    let operation = dice.roll(24);
+    model.now = Timestamp::now();
     kernel.forget_some(&mut dice);
+    let answers = match operation {
+        0..16 => named(kernel, model, &mut dice, operation),
+        16..21 => opened(kernel, model, &mut dice, operation),
+        _ => {
+            kernel.read_a_directory(model, &mut dice);
+            None
+        }
+    };
+    if let Some((ours, theirs)) = answers {
+        assert_eq!(
+            ours.map_err(|error| error.errno()),
+            theirs,
+            "operation {operation}"
+        );
+    }
+    assert_alike(kernel.overlay, model);
+    kernel.assert_open_alike(model);
+}
+
+type Answers = Option<(Result<()>, Outcome)>;
+
+/// An operation on a path.
+fn named(kernel: &mut Kernel<'_>, model: &mut Model, dice: &mut Dice, operation: u64) -> Answers {
+    let overlay = kernel.overlay;
+    let (parent_path, name) = dice.path();
+    let parent = directory(model, &parent_path)?;
     let dir = kernel.ino(&parent_path);
     let at = format!("{parent_path}/{name}");
-    let target = model.find(&at);
-    let (ours, theirs) = match operation {
-        0..=3 => create(overlay, model, &mut dice, (parent, dir), &name),
+    Some(match operation {
+        0..=3 => create(overlay, model, dice, (parent, dir), &name),
         4 => (
             overlay.unlink(dir, name.as_bytes()),
             model.remove(parent, &name, false),
@@ -128,12 +133,7 @@ fn step(overlay: &Overlay, kernel: &mut Kernel<'_>, model: &mut Model, number: u
                 RenameMode::NoReplace,
                 RenameMode::Exchange,
             ][dice.roll(4) as usize];
-            let Some(other) = model.find(&other_path) else {
-                return;
-            };
-            if model.get(other).kind != Kind::Directory {
-                return;
-            }
+            let other = directory(model, &other_path)?;
             let other_dir = kernel.ino(&other_path);
             (
                 overlay.rename(dir, name.as_bytes(), other_dir, other_name.as_bytes(), mode),
@@ -142,195 +142,58 @@ fn step(overlay: &Overlay, kernel: &mut Kernel<'_>, model: &mut Model, number: u
         }
         9 => {
             let (other_path, other_name) = dice.path();
-            let Some(other) = model.find(&format!("{other_path}/{other_name}")) else {
-                return;
-            };
-            let ino = kernel.ino(&format!("{other_path}/{other_name}"));
-            let ours = overlay
-                .link(ino, dir, name.as_bytes())
-                .map(|attr| overlay.forget(attr.ino, 1));
-            (ours, link(model, other, parent, &name))
+            let other_path = format!("{other_path}/{other_name}");
+            let other = model.find(&other_path)?;
+            let ino = kernel.ino(&other_path);
+            link(overlay, model, (other, ino), (parent, dir), &name)
         }
         _ => {
-            let Some(id) = target else { return };
-            change(overlay, model.get(id), &mut dice, operation, kernel.ino(&at))
+            let id = model.find(&at)?;
+            let ino = kernel.ino(&at);
+            change(overlay, model, id, dice, ino)
         }
-    };
-    assert_eq!(
-        ours.map_err(|error| error.errno()),
-        theirs,
-        "operation {operation} on {at}"
-    );
+    })
+}
+
+fn directory(model: &mut Model, path: &str) -> Option<usize> {
+    let id = model.find(path)?;
+    (model.get(id).kind == Kind::Directory).then_some(id)
+}
+
+/// An operation on something open, which may have been removed.
+fn opened(kernel: &mut Kernel<'_>, model: &mut Model, dice: &mut Dice, operation: u64) -> Answers {
+    let overlay = kernel.overlay;
+    match operation {
+        16 => {
+            let (parent, name) = dice.path();
+            let at = format!("{parent}/{name}");
+            let id = model.find(&at)?;
+            kernel.open(id, &at);
+            None
+        }
+        17 => {
+            kernel.close_one(dice);
+            None
+        }
+        _ => {
+            let (id, ino) = kernel.one_open(dice)?;
+            let is_directory = model.get(id).kind == Kind::Directory;
+            Some(match dice.roll(4) {
+                0 => link(overlay, model, (id, ino), (0, Ino::ROOT), &dice.name()),
+                1 if is_directory => create(overlay, model, dice, (id, ino), "a"),
+                _ => change(overlay, model, id, dice, ino),
+            })
+        }
+    }
 }
 
 /// Random operations on an overlay, whatever it shows; the answers agree with the model's.
 pub(crate) fn play(overlay: &Overlay, numbers: &[u64]) {
     let mut model = Model::of(overlay);
-    let mut kernel = Kernel {
-        overlay,
-        references: Vec::new(),
-    };
+    let mut kernel = Kernel::new(overlay);
     for number in numbers {
-        step(overlay, &mut kernel, &mut model, *number);
+        step(&mut kernel, &mut model, *number);
     }
-}
-
-fn link(model: &mut Model, id: usize, parent: usize, name: &str) -> Outcome {
-    if model.get(id).kind == Kind::Directory {
-        return Err(libc::EPERM);
-    }
-    if model.get(parent).entries.contains_key(name) {
-        return Err(libc::EEXIST);
-    }
-    model.get(id).links += 1;
-    model.get(parent).entries.insert(name.to_owned(), id);
-    Ok(())
-}
-
-fn create(
-    overlay: &Overlay,
-    model: &mut Model,
-    dice: &mut Dice,
-    (parent, dir): (usize, Ino),
-    name: &str,
-) -> (Result<()>, Outcome) {
-    let device = Device { major: 0, minor: 0 };
-    let (kind, model_kind) = [
-        (NewKind::File, Kind::File),
-        (NewKind::Directory, Kind::Directory),
-        (NewKind::Directory, Kind::Directory),
-        (NewKind::Symlink(b"../x"), Kind::Symlink),
-        (NewKind::CharDevice(device), Kind::CharDevice),
-        (NewKind::Fifo, Kind::Fifo),
-    ][dice.roll(6) as usize];
-    let owner = Owner {
-        uid: dice.roll(3) as u32,
-        gid: 7,
-    };
-    let bytes = if kind == NewKind::File {
-        dice.bytes()
-    } else {
-        Vec::new()
-    };
-    let ours = overlay
-        .create(dir, name.as_bytes(), kind, 0o640, owner)
-        .map(|attr| {
-            overlay.write(attr.ino, 0, &bytes).expect("written");
-            overlay.forget(attr.ino, 1);
-        });
-    let set_group = model.get(parent).mode & 0o2000;
-    let node = ModelNode {
-        kind: model_kind,
-        mode: match model_kind {
-            Kind::Symlink => 0o777,
-            Kind::Directory => 0o640 | set_group,
-            _ => 0o640,
-        },
-        uid: owner.uid,
-        gid: if set_group != 0 {
-            model.get(parent).gid
-        } else {
-            owner.gid
-        },
-        xattrs: Xattrs::new(),
-        content: if kind == NewKind::Symlink(b"../x") {
-            b"../x".to_vec()
-        } else {
-            bytes
-        },
-        device,
-        entries: BTreeMap::new(),
-        links: 1,
-    };
-    (ours, model.insert(parent, name, node))
-}
-
-fn change(
-    overlay: &Overlay,
-    node: &mut ModelNode,
-    dice: &mut Dice,
-    operation: u64,
-    ino: Ino,
-) -> (Result<()>, Outcome) {
-    let is_file = node.kind == Kind::File;
-    let at = dice.offset();
-    match operation {
-        10 if is_file => {
-            let bytes = dice.bytes();
-            write_bytes(&mut node.content, at, &bytes);
-            (overlay.write(ino, at, &bytes).map(drop), Ok(()))
-        }
-        11 if is_file => {
-            node.content.resize(at as usize, 0);
-            let changes = Changes {
-                size: Some(at),
-                ..Changes::default()
-            };
-            (overlay.set_attr(ino, &changes).map(drop), Ok(()))
-        }
-        12 if is_file => {
-            let how = [
-                Allocate::Extend,
-                Allocate::KeepSize,
-                Allocate::PunchHole,
-                Allocate::ZeroRange { keep_size: true },
-                Allocate::ZeroRange { keep_size: false },
-            ][dice.roll(5) as usize];
-            let (end, size) = ((at + 5000) as usize, node.content.len());
-            if matches!(how, Allocate::Extend | Allocate::ZeroRange { keep_size: false }) {
-                node.content.resize(end.max(size), 0);
-            }
-            if !matches!(how, Allocate::Extend | Allocate::KeepSize) {
-                let end = end.min(node.content.len());
-                node.content[(at as usize).min(end)..end].fill(0);
-            }
-            (overlay.allocate(ino, how, at, 5000), Ok(()))
-        }
-        13 => {
-            let mode = [0o600, 0o755, 0o2775, 0o4711][dice.roll(4) as usize];
-            node.mode = mode;
-            let changes = Changes {
-                mode: Some(mode),
-                ..Changes::default()
-            };
-            (overlay.set_attr(ino, &changes).map(drop), Ok(()))
-        }
-        14 => {
-            let uid = dice.roll(3) as u32;
-            node.uid = uid;
-            if node.kind != Kind::Directory {
-                node.mode &= if node.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
-                node.xattrs.remove(&b"security.capability"[..]);
-            }
-            let changes = Changes {
-                uid: Some(uid),
-                ..Changes::default()
-            };
-            (overlay.set_attr(ino, &changes).map(drop), Ok(()))
-        }
-        _ => {
-            let name =
-                [&b"user.x"[..], b"security.capability", b"trusted.overlay.opaque"][dice.roll(3) as usize];
-            if dice.roll(3) == 0 {
-                let theirs = node.xattrs.remove(name).map(drop).ok_or(libc::ENODATA);
-                return (overlay.remove_xattr(ino, name), theirs);
-            }
-            let value = vec![dice.roll(3) as u8];
-            node.xattrs.insert(name.to_vec(), value.clone());
-            (overlay.set_xattr(ino, name, &value, SetXattr::Any), Ok(()))
-        }
-    }
-}
-
-fn write_bytes(content: &mut Vec<u8>, at: u64, bytes: &[u8]) {
-    let (start, end) = (at as usize, at as usize + bytes.len());
-    if bytes.is_empty() {
-        return;
-    }
-    if content.len() < end {
-        content.resize(end, 0);
-    }
-    content[start..end].copy_from_slice(bytes);
 }
 
 /// The session as a layer on its stack shows what the session showed.
@@ -392,15 +255,12 @@ fn run(sessions: &[Vec<u64>]) {
         };
         let mut overlay = open();
         let mut model = Model::of(&Overlay::read_only(layers.clone()));
-        let mut kernel = Kernel {
-            overlay: &overlay,
-            references: Vec::new(),
-        };
+        let mut kernel = Kernel::new(&overlay);
         for number in numbers {
-            step(&overlay, &mut kernel, &mut model, *number);
+            step(&mut kernel, &mut model, *number);
         }
         drop(kernel);
-        assert_alike(&overlay, &model);
+        assert_alike(&overlay, &mut model);
         if named {
             overlay.save().expect("saved");
             let before = tree(&overlay);
@@ -429,8 +289,16 @@ fn run_seed(seed: u64, length: u64) {
     run(&sessions);
 }
 
+/// How often to try: often, or very often with `scripts/test --long`.
+fn effort(times: u32) -> u32 {
+    match std::env::var_os("MICA_TEST_LONG") {
+        Some(_) => times * 100,
+        None => times,
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: effort(24), max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn random_sessions_agree_with_the_model(
@@ -445,7 +313,7 @@ fn seeded_sessions_agree_with_the_model() {
     let seeds = std::env::var("MICA_MODEL_SEEDS")
         .ok()
         .and_then(|n| n.parse().ok());
-    for seed in 0..seeds.unwrap_or(40) {
+    for seed in 0..seeds.unwrap_or(u64::from(effort(40))) {
         run_seed(seed, 200);
     }
 }

@@ -5,6 +5,8 @@ use crate::overlay::tests::*;
 /// A filesystem as one would write it without a thought for speed.
 #[derive(Clone, Default)]
 pub struct Model {
+    /// When the current operation began.
+    pub now: Timestamp,
     pub nodes: BTreeMap<usize, ModelNode>,
 }
 
@@ -19,6 +21,25 @@ pub struct ModelNode {
     pub device: Device,
     pub entries: BTreeMap<String, usize>,
     pub links: u32,
+    pub mtime: Time,
+    /// The number that it was first seen with.
+    pub ino: Option<Ino>,
+}
+
+/// What is known of a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Time {
+    Exactly(Timestamp),
+    NotBefore(Timestamp),
+}
+
+impl Time {
+    pub fn allows(self, time: Timestamp) -> bool {
+        match self {
+            Self::Exactly(wanted) => time == wanted,
+            Self::NotBefore(least) => (time.seconds, time.nanoseconds) >= (least.seconds, least.nanoseconds),
+        }
+    }
 }
 
 pub type Outcome<T = ()> = std::result::Result<T, i32>;
@@ -41,6 +62,12 @@ impl Model {
                 device: seen.device,
                 entries: BTreeMap::new(),
                 links: 0,
+                mtime: match at.as_str() {
+                    // Without any layer the root is as old as the session.
+                    "" => Time::NotBefore(Timestamp::default()),
+                    _ => Time::Exactly(seen.mtime),
+                },
+                ino: Some(seen.ino),
             });
             node.links += 1;
             if let Some((parent, name)) = at.rsplit_once('/') {
@@ -65,21 +92,34 @@ impl Model {
     }
 
     pub fn insert(&mut self, parent: usize, name: &str, node: ModelNode) -> Outcome {
+        self.is_live(parent)?;
         if self.get(parent).entries.contains_key(name) {
             return Err(libc::EEXIST);
         }
         let id = self.nodes.keys().last().map_or(0, |last| last + 1);
         self.nodes.insert(id, node);
         self.get(parent).entries.insert(name.to_owned(), id);
+        self.touch(parent);
         Ok(())
     }
 
+    /// A removed node stays: something may have it open.
     pub fn drop_link(&mut self, id: usize) {
-        let node = self.get(id);
-        node.links -= 1;
-        if node.links == 0 {
-            self.nodes.remove(&id);
+        self.get(id).links -= 1;
+    }
+
+    /// Nothing can be made in a directory that was removed.
+    pub fn is_live(&self, id: usize) -> Outcome {
+        if self.nodes[&id].links == 0 {
+            Err(libc::ENOENT)
+        } else {
+            Ok(())
         }
+    }
+
+    /// The content of a node changes.
+    pub fn touch(&mut self, id: usize) {
+        self.get(id).mtime = Time::NotBefore(self.now);
     }
 
     pub fn remove(&mut self, parent: usize, name: &str, directory: bool) -> Outcome {
@@ -93,6 +133,7 @@ impl Model {
         }
         self.get(parent).entries.remove(name);
         self.drop_link(id);
+        self.touch(parent);
         Ok(())
     }
 
@@ -134,10 +175,13 @@ impl Model {
             self.get(from.0).entries.remove(from.1);
         }
         self.get(to.0).entries.insert(to.1.to_owned(), source);
+        self.touch(from.0);
+        self.touch(to.0);
         Ok(())
     }
 
-    pub fn shows(&self) -> BTreeMap<String, ModelNode> {
+    /// Everything by path, with its number.
+    pub fn shows(&self) -> BTreeMap<String, (usize, ModelNode)> {
         let mut all = BTreeMap::new();
         let mut todo = vec![(String::new(), 0)];
         while let Some((at, id)) = todo.pop() {
@@ -145,7 +189,7 @@ impl Model {
             for (name, child) in &node.entries {
                 todo.push((format!("{at}/{name}"), *child));
             }
-            all.insert(at, node);
+            all.insert(at, (id, node));
         }
         all
     }
