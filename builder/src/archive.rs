@@ -21,6 +21,7 @@ use crate::reference::InvalidReference;
 
 mod coding;
 mod docker;
+mod layout;
 mod load;
 mod names;
 mod save;
@@ -29,6 +30,7 @@ mod source;
 mod tests;
 
 pub use coding::{Coding, Compression, Existing};
+pub use layout::{LayoutImage, load_from_layout};
 pub use load::{Input, Loaded, load};
 pub use save::{ArchiveFormat, Entry, Settings, save_file, write, write_layout};
 

@@ -158,6 +158,8 @@ pub enum MountKind {
     },
     /// A secret: its value is no part of the graph.
     Secret(SecretMount),
+    /// A socket of an SSH agent.
+    Ssh(SshMount),
 }
 
 /// A directory that stays from one build to the next.
@@ -185,6 +187,17 @@ pub struct SecretMount {
     /// Whether the step fails without it.
     pub required: bool,
     /// Owner and mode of the file.
+    pub permissions: Permissions,
+}
+
+/// An SSH agent of the command line, as a socket.
+#[derive(Clone, Debug)]
+pub struct SshMount {
+    /// Which one.
+    pub id: String,
+    /// Whether the step fails without it.
+    pub required: bool,
+    /// Owner and mode of the socket.
     pub permissions: Permissions,
 }
 
@@ -303,7 +316,7 @@ impl Mount {
         match &self.kind {
             MountKind::Bind { origin, .. } => Some(origin),
             MountKind::Cache(cache) => cache.seed.as_ref(),
-            MountKind::Tmpfs { .. } | MountKind::Secret(_) => None,
+            MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => None,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - [`lint`]: what a Dockerfile better should not do; [`outline`]: what it offers.
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
 //! - [`remote`], [`http`], [`url`]: files from servers and repositories.
+//! - [`ssh`]: agents that steps and Git reach.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
 //! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go;
 //!   [`compress`] for the way out.
@@ -40,5 +41,6 @@ pub mod remote;
 pub mod rootfs;
 pub mod sandbox;
 pub mod solver;
+pub mod ssh;
 pub mod tree;
 pub mod url;

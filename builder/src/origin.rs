@@ -10,6 +10,29 @@ use crate::ignore::Ignore;
 use crate::op::copy::{CopyError, Sources};
 use crate::tree::{ImageTree, Tree};
 
+/// Files that the command line names: the build context, or another by a name.
+pub enum BuildContext {
+    /// A directory of the host.
+    Directory(Box<Context>),
+    /// The merged root of layers, bottom first: an archive, a repository.
+    Layers(Vec<DiffId>),
+}
+
+impl BuildContext {
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&Context> {
+        match self {
+            Self::Directory(directory) => Some(directory),
+            Self::Layers(_) => None,
+        }
+    }
+
+    /// What an ignore file leaves out; only a directory has one that counts.
+    pub fn ignore(&self) -> Option<&Ignore> {
+        self.directory().map(Context::ignore)
+    }
+}
+
 /// A tree of files with a name for messages.
 pub struct Origin<'a> {
     files: Files<'a>,

@@ -17,15 +17,19 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::http::{Client, HttpError};
+use crate::op::archive::ArchiveError;
+use crate::rootfs::RootfsError;
 use crate::sandbox::Secret;
 use crate::url::Url;
 
+mod archive;
 mod checksum;
 mod download;
 mod git;
 mod git_program;
 mod git_url;
 
+pub use archive::Unpacked;
 pub use checksum::{Checksum, InvalidChecksum};
 pub use git::{GitError, SSH_AGENT};
 pub use git_url::{GitRepository, GitUrlError, Transport};
@@ -92,6 +96,12 @@ pub enum RemoteError {
     /// The layer.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// An archive that cannot be unpacked.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The layer of what is unpacked.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
     /// A file on the way to the store.
     #[error("cannot write {path}")]
     File {

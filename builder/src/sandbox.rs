@@ -48,6 +48,7 @@ pub use init::init_main;
 pub use limits::{InvalidUlimit, Limits, Ulimit};
 pub use network::{NETWORK_FILES, Network, network_files};
 pub use running::{Running, Signaller};
+pub(crate) use sys::die_with_parent;
 
 /// The hidden first argument under which the program must call [`init_main`] before anything else.
 pub const INIT_ARG: &str = "__mica-init";

@@ -2,6 +2,7 @@
 //! go side by side.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -23,7 +24,7 @@ use crate::op::identity::{Accounts, IdentityError};
 use crate::op::mount::{self, Means, MountError, Ready, Resolved};
 use crate::op::run;
 use crate::op::run::RunError;
-use crate::origin::Part;
+use crate::origin::{BuildContext, Part};
 use crate::remote::{Fetcher, RemoteError};
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::sandbox::{BUILD_HOSTNAME, Exit, Secret, Signaller};
@@ -207,11 +208,13 @@ pub struct Solver<'a> {
     /// Where layers and cache records lie.
     pub store: &'a Store,
     /// The build context.
-    pub context: &'a Context,
-    /// The directories that the command line gave names (`--build-context`).
-    pub contexts: &'a BTreeMap<String, Context>,
+    pub context: &'a BuildContext,
+    /// The files that the command line gave names (`--build-context`).
+    pub contexts: &'a BTreeMap<String, BuildContext>,
     /// The secrets that it gave (`--secret`).
     pub secrets: &'a BTreeMap<String, Secret>,
+    /// The sockets of the SSH agents that it gave (`--ssh`).
+    pub agents: &'a BTreeMap<String, PathBuf>,
     /// Fetches what is elsewhere.
     pub fetcher: &'a Fetcher<'a>,
     /// Whether the cache is asked.
@@ -229,12 +232,13 @@ impl Solver<'_> {
     /// The first step that failed. The results of the steps before it stay in the cache.
     pub fn solve(&self, graph: &Graph) -> Result<Built, BuildError> {
         let contexts = || std::iter::once(self.context).chain(self.contexts.values());
+        let directories = || contexts().filter_map(BuildContext::directory);
         // The image must not depend on the umask under which the context was checked out.
         let modes = match graph.epoch {
             Some(_) => Modes::OfOwner,
             None => Modes::OfFiles,
         };
-        contexts().for_each(|context| context.prepare(self.store, modes));
+        directories().for_each(|context| context.prepare(self.store, modes));
         let numbers = self.announce(graph);
         let progress = Progress::default();
         thread::scope(|scope| {
@@ -250,7 +254,7 @@ impl Solver<'_> {
                 });
             }
         });
-        contexts().for_each(Context::remember);
+        directories().for_each(Context::remember);
         progress.result(graph.target)
     }
 
@@ -463,6 +467,7 @@ impl Solver<'_> {
         let means = Means {
             store: self.store,
             secrets: self.secrets,
+            agents: self.agents,
             stopped: &|| self.stop.is_stopped(),
         };
         let mounts = match Ready::make(mounts, &means) {

@@ -230,9 +230,9 @@ COPY --from=copy /f /list /
     assert_eq!(scene.cat("named", "/list"), ".dockerignore\nf\n");
     scene.mica(["ls", "named", "/"]).ok().lacks("secret");
     scene
-        .rebuild(["--build-context", "x=https://example.com/x.git"])
+        .rebuild(["--build-context", "x=ftp://example.com/x.tar"])
         .fails()
-        .says("not supported yet");
+        .says("this kind of place is not known");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::image::{
 use crate::reference::Reference;
 
 /// How deep indexes may be nested.
-const INDEX_DEPTH: u32 = 4;
+pub(super) const INDEX_DEPTH: u32 = 4;
 
 /// Where to load from.
 pub enum Input<'a> {
@@ -91,7 +91,7 @@ fn is_compressed(file: &File) -> io::Result<bool> {
 }
 
 /// An image as the archive describes it; the layers are not yet read.
-struct Found {
+pub(super) struct Found {
     /// The manifest, if the archive has one.
     manifest: Option<(Descriptor, Vec<u8>, Manifest)>,
     config: ImageConfig,
@@ -124,7 +124,7 @@ fn contents(source: &Source) -> Result<Vec<Found>, LoadError> {
     Err(LoadError::NoManifest)
 }
 
-fn json<T: serde::de::DeserializeOwned>(member: &str, bytes: &[u8]) -> Result<T, LoadError> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(member: &str, bytes: &[u8]) -> Result<T, LoadError> {
     serde_json::from_slice(bytes).map_err(|error| LoadError::Invalid {
         member: member.to_owned(),
         reason: error.to_string(),
@@ -178,7 +178,11 @@ fn group_by_name(manifests: &[Descriptor]) -> Vec<Vec<&Descriptor>> {
 }
 
 /// The manifest among `candidates` that is for this machine; indexes are opened.
-fn choose(source: &Source, candidates: &[&Descriptor], depth: u32) -> Result<Descriptor, LoadError> {
+pub(super) fn choose(
+    source: &Source,
+    candidates: &[&Descriptor],
+    depth: u32,
+) -> Result<Descriptor, LoadError> {
     let host = Platform::host();
     let fitting = |descriptor: &&&Descriptor| descriptor.platform.as_ref().is_none_or(|p| p.suits(&host));
     let chosen = match candidates {
@@ -215,7 +219,11 @@ fn choose(source: &Source, candidates: &[&Descriptor], depth: u32) -> Result<Des
     choose(source, &inner, depth - 1)
 }
 
-fn oci_image(source: &Source, descriptor: Descriptor, name: Option<Reference>) -> Result<Found, LoadError> {
+pub(super) fn oci_image(
+    source: &Source,
+    descriptor: Descriptor,
+    name: Option<Reference>,
+) -> Result<Found, LoadError> {
     let member = blob_name(&descriptor.digest);
     let invalid = |reason: String| LoadError::Invalid {
         member: member.clone(),
@@ -339,10 +347,15 @@ fn docker_image(source: &Source, docker: DockerImage) -> Result<Found, LoadError
 }
 
 /// Layers that were read and verified, and wait to be published.
-type Staged = BTreeMap<DiffId, (WorkDir, Written)>;
+pub(super) type Staged = BTreeMap<DiffId, (WorkDir, Written)>;
 
 /// Reads and verifies the layers of an image that the store lacks.
-fn stage(store: &Store, source: &Source, image: &Found, staged: &mut Staged) -> Result<(), LoadError> {
+pub(super) fn stage(
+    store: &Store,
+    source: &Source,
+    image: &Found,
+    staged: &mut Staged,
+) -> Result<(), LoadError> {
     for layer in &image.layers {
         let blob_is_there = layer.kept_blob().is_none_or(|blob| store.has_blob(&blob.digest));
         if staged.contains_key(&layer.diff_id) {
@@ -385,7 +398,7 @@ fn read_layer(source: &Source, layer: &FoundLayer, work: &Path) -> Result<Writte
 }
 
 /// Writes the blobs of an image whose layers are in the store, and names it.
-fn publish(store: &Store, source: &Source, found: Found) -> Result<Loaded, LoadError> {
+pub(super) fn publish(store: &Store, source: &Source, found: Found) -> Result<Loaded, LoadError> {
     for blob in found.layers.iter().filter_map(FoundLayer::kept_blob) {
         if !store.has_blob(&blob.digest) {
             let (mut reader, _) = source.open(&blob_name(&blob.digest))?;

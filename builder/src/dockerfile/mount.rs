@@ -56,6 +56,15 @@ pub enum MountKind {
         /// Owner and mode of the file.
         permissions: MountPermissions,
     },
+    /// A socket of an SSH agent of the command line.
+    Ssh {
+        /// Which one; `None` is `default`.
+        id: Option<String>,
+        /// Whether the step fails without it.
+        required: bool,
+        /// Owner and mode of the socket.
+        permissions: MountPermissions,
+    },
 }
 
 /// Where the files of a mount come from.
@@ -278,10 +287,14 @@ impl Options {
                 required: self.required.unwrap_or(false),
                 permissions: self.permissions,
             },
-            Type::Ssh => {
-                return Err(Problem::new("type=ssh is not supported yet")
-                    .hint("give the step a key by --mount=type=secret, or fetch in the build context"));
+            Type::Ssh if !self.source.is_empty() => {
+                return Err(Problem::new("ssh does not support source").hint("id=NAME tells which agent"));
             }
+            Type::Ssh => MountKind::Ssh {
+                id: given(&self.id),
+                required: self.required.unwrap_or(false),
+                permissions: self.permissions,
+            },
         };
         Ok(Mount {
             target: given(&self.target),

@@ -14,16 +14,17 @@ use std::path::{Path, PathBuf};
 use mica_fs::digest::Digest;
 use mica_fs::overlay::{Follow, Virtual, VirtualNode};
 use mica_fs::path::{ImagePath, InvalidPath};
-use mica_fs::store::{Store, StoreError};
+use mica_fs::store::{Store, StoreError, WorkDir};
 use serde_json::{Value, json};
 
 use crate::export::{self, ExportError};
-use crate::graph::{self, CacheMount, MountKind, Permissions, SecretMount};
+use crate::graph::{self, CacheMount, MountKind, Permissions, SecretMount, SshMount};
 use crate::ignore::Ignore;
 use crate::op::copy::{Archives, CopyError, Placement, Sources};
 use crate::origin::Part;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::sandbox::{self, Access, Secret};
+use crate::ssh::Forward;
 
 pub mod cache;
 
@@ -45,6 +46,23 @@ pub enum MountError {
         /// Which one.
         id: String,
     },
+    /// An SSH agent that the step requires and the command line does not give.
+    #[error("SSH agent {id}: not given")]
+    NoAgent {
+        /// Which one.
+        id: String,
+    },
+    /// The socket of an SSH agent cannot be made.
+    #[error("cannot make the socket of the SSH agent {id}")]
+    Agent {
+        /// Which one.
+        id: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A secret for a variable that is no text without NUL bytes.
     #[error("secret {id}: it has a NUL byte, which no variable can hold")]
     SecretVariable {
@@ -108,6 +126,7 @@ enum Kind<'a> {
         size: Option<u64>,
     },
     Secret(&'a SecretMount),
+    Ssh(&'a SshMount),
 }
 
 impl<'a> Resolved<'a> {
@@ -130,6 +149,7 @@ impl<'a> Resolved<'a> {
             },
             MountKind::Tmpfs { size } => Kind::Tmpfs { size: *size },
             MountKind::Secret(mount) => Kind::Secret(mount),
+            MountKind::Ssh(mount) => Kind::Ssh(mount),
         };
         Ok(Self {
             target: mount.target.as_deref(),
@@ -141,7 +161,7 @@ impl<'a> Resolved<'a> {
         match &self.kind {
             Kind::Bind { part, .. } => part.is_directory(),
             Kind::Cache { .. } | Kind::Tmpfs { .. } => true,
-            Kind::Secret(_) => false,
+            Kind::Secret(_) | Kind::Ssh(_) => false,
         }
     }
 
@@ -168,6 +188,12 @@ impl<'a> Resolved<'a> {
                 "env": mount.env,
                 "owner": owner(&mount.permissions),
             }),
+            Kind::Ssh(mount) => json!({
+                "type": "ssh",
+                "target": target,
+                "id": mount.id,
+                "owner": owner(&mount.permissions),
+            }),
         }
     }
 }
@@ -184,6 +210,8 @@ pub struct Means<'a> {
     pub store: &'a Store,
     /// The secrets of the command line.
     pub secrets: &'a BTreeMap<String, Secret>,
+    /// The sockets of the SSH agents that it gave.
+    pub agents: &'a BTreeMap<String, PathBuf>,
     /// Whether the build was stopped meanwhile.
     pub stopped: &'a dyn Fn() -> bool,
 }
@@ -197,6 +225,9 @@ pub struct Ready<'a> {
     pub mounts: Vec<sandbox::Mount>,
     /// Variables that hold secrets.
     pub env: Vec<(String, String)>,
+    /// Where the first SSH agent is seen.
+    pub agent: Option<PathBuf>,
+    forwards: Vec<(Forward, WorkDir)>,
     bound: Vec<Rootfs<'a>>,
     caches: BTreeMap<Digest, CacheDirectory>,
 }
@@ -231,11 +262,10 @@ impl<'a> Ready<'a> {
                     uid: permissions.uid,
                     gid: permissions.gid,
                 },
+                Kind::Ssh(mount) => ready.agent_socket(mount, means)?,
             };
-            ready.mounts.push(sandbox::Mount {
-                kind,
-                target: Path::new("/").join(placed.target.as_os_str()),
-            });
+            let target = Path::new("/").join(placed.target.as_os_str());
+            ready.mounts.push(sandbox::Mount { kind, target });
         }
         Ok(ready)
     }
@@ -257,6 +287,14 @@ impl<'a> Ready<'a> {
                     Some(secret) => self.set_variable(id, env.as_ref(), secret)?,
                     None if *required => return Err(MountError::NoSecret { id: id.clone() }),
                     None => continue,
+                }
+            }
+            if let Kind::Ssh(SshMount { id, required, .. }) = &resolved.kind {
+                match means.agents.contains_key(id) {
+                    true if self.agent.is_none() => self.agent = resolved.target.map(PathBuf::from),
+                    true => {}
+                    false if *required => return Err(MountError::NoAgent { id: id.clone() }),
+                    false => continue,
                 }
             }
             if let Some(target) = resolved.target {
@@ -293,6 +331,28 @@ impl<'a> Ready<'a> {
             }
         }
         Ok(placed)
+    }
+
+    /// A socket of this step's own, behind which the agent is.
+    fn agent_socket(
+        &mut self,
+        mount: &SshMount,
+        means: &Means<'_>,
+    ) -> Result<sandbox::MountKind, MountError> {
+        let failed = |source| MountError::Agent {
+            id: mount.id.clone(),
+            source,
+        };
+        let agent = means.agents.get(&mount.id);
+        let agent = agent.ok_or_else(|| MountError::NoAgent { id: mount.id.clone() })?;
+        let work = means.store.work_dir()?;
+        let path = work.path().join("agent");
+        let forward = Forward::start(&path, agent, mount.permissions).map_err(failed)?;
+        self.forwards.push((forward, work));
+        Ok(sandbox::MountKind::Bind {
+            source: path,
+            access: Access::ReadWrite,
+        })
     }
 
     fn set_variable(&mut self, id: &str, name: Option<&String>, secret: &Secret) -> Result<(), MountError> {

@@ -19,6 +19,9 @@ use crate::sandbox::{
     self, Capabilities, Credentials, DeviceFile, Exit, SandboxError, Signaller, Spec, Stdin, Stdio,
 };
 
+/// What OpenSSH finds its agent by.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
+
 /// Why a command could not be run, or its output not be read. A command that ran and failed is no error here.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -136,7 +139,13 @@ pub fn execute(
     let workdir = working_directory(rootfs, &run.workdir)?;
     let proxies = run.proxies.iter().map(|(k, v)| (k.clone(), v.clone()));
     let mut spec = Spec::new(rootfs.mount()?, &run.args);
+    // Like BuildKit, a variable that the step has anyway stays.
+    let agent = mounts
+        .agent
+        .iter()
+        .map(|path| (AGENT_VARIABLE.to_owned(), path.display().to_string()));
     let given = proxies
+        .chain(agent)
         .chain(run.env.iter().cloned())
         .chain(mounts.env.iter().cloned());
     spec.env = environment(given, &identity)

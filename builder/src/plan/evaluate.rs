@@ -459,7 +459,9 @@ impl<'a> Evaluator<'a> {
         };
         for flag in flags {
             if flag.name == RunFlagName::Mount {
-                read.mounts.push(self.mount(&flag.value)?);
+                let is_agent = |mount: &&graph::Mount| matches!(mount.kind, graph::MountKind::Ssh(_));
+                let agents = read.mounts.iter().filter(is_agent).count();
+                read.mounts.push(self.mount(&flag.value, agents)?);
                 continue;
             }
             let value = self.expand(&flag.value)?;
@@ -500,7 +502,8 @@ impl<'a> Evaluator<'a> {
         Ok(read)
     }
 
-    fn mount(&self, word: &Word) -> Planned<graph::Mount> {
+    /// A mount of a step that has `agents` sockets of SSH agents so far.
+    fn mount(&self, word: &Word, agents: usize) -> Planned<graph::Mount> {
         let at = |text: &str| Word {
             text: text.to_owned(),
             span: word.span,
@@ -511,7 +514,7 @@ impl<'a> Evaluator<'a> {
             None => Ok(CopyFrom::Context),
         };
         let namespace = self.planner.request.build_args.get(CACHES_ARGUMENT);
-        let mut mount = mounts::plan(mount, self.workdir_text(), word.span, &from)?;
+        let mut mount = mounts::plan(mount, self.workdir_text(), agents, word.span, &from)?;
         if let (graph::MountKind::Cache(cache), Some(namespace)) = (&mut mount.kind, namespace) {
             cache.id = format!("{namespace}/{}", cache.id);
         }

@@ -4,15 +4,21 @@ use super::evaluate::clean;
 use super::planner::Halt;
 use crate::dockerfile::mount::{Mount, MountKind, MountOrigin, MountPermissions};
 use crate::dockerfile::{ParseError, Span};
-use crate::graph::{self, CacheMount, CopyFrom, Origin, Permissions, SecretMount};
+use crate::graph::{self, CacheMount, CopyFrom, Origin, Permissions, SecretMount, SshMount};
 
 /// Where a secret is seen if nothing else is said.
 const SECRETS: &str = "/run/secrets";
+/// Where the sockets of SSH agents are seen if nothing else is said: with a number behind it.
+const AGENTS: &str = "/run/buildkit/ssh_agent.";
+/// The agent that is meant if none is named.
+const DEFAULT_AGENT: &str = "default";
 
-/// Plans one mount of a step in `workdir`. `from` finds what `from=` names; `None` is the build context.
+/// Plans one mount of a step in `workdir`, which has `agents` sockets of SSH agents so far. `from` finds what `from=`
+/// names; `None` is the build context.
 pub(super) fn plan(
     mount: Mount,
     workdir: &str,
+    agents: usize,
     span: Span,
     from: &dyn Fn(Option<&String>) -> Result<CopyFrom, Halt>,
 ) -> Result<graph::Mount, Halt> {
@@ -67,6 +73,23 @@ pub(super) fn plan(
                 permissions: owned(permissions, 0o400),
             });
             (target, kind)
+        }
+        MountKind::Ssh {
+            id,
+            required,
+            permissions,
+        } => {
+            let target = if given {
+                target
+            } else {
+                format!("{AGENTS}{agents}")
+            };
+            let kind = graph::MountKind::Ssh(SshMount {
+                id: id.unwrap_or_else(|| DEFAULT_AGENT.to_owned()),
+                required,
+                permissions: owned(permissions, 0o600),
+            });
+            (Some(target), kind)
         }
     };
     match (target.as_deref(), given) {

@@ -8,7 +8,9 @@ use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -252,6 +254,13 @@ fn prctl(option: c_int, argument: c_ulong) -> nix::Result<()> {
     const NONE: c_ulong = 0;
     // SAFETY: the options used here take integers only.
     Errno::result(unsafe { libc::prctl(option, argument, NONE, NONE, NONE) }).map(drop)
+}
+
+/// Lets a command that is about to be started end with the thread that starts it.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    let die = || Ok(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong)?);
+    // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
+    unsafe { command.pre_exec(die) };
 }
 
 /// Removes from the bounding set what is not in `keep`.

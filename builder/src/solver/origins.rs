@@ -5,12 +5,11 @@ use mica_fs::path::ImagePath;
 use serde_json::json;
 
 use super::{At, Built, Progress, Solver, StepError};
-use crate::context::Context;
 use crate::event::Outcome;
 use crate::graph::CopyFrom;
 use crate::ignore::Ignore;
 use crate::op::copy::{Archives, CopyError, Placement, Sources};
-use crate::origin::Origin;
+use crate::origin::{BuildContext, Origin};
 use crate::rootfs::Rootfs;
 use crate::tree::ImageTree;
 
@@ -18,9 +17,9 @@ impl Solver<'_> {
     /// Opens what a COPY or a mount takes its files from; waits for a stage that is not yet built.
     pub(super) fn origin(&self, from: &CopyFrom, progress: &Progress) -> Result<Origin<'_>, StepError> {
         Ok(match from {
-            CopyFrom::Context => Origin::directory(self.context, "the build context"),
+            CopyFrom::Context => self.context_origin(self.context, "the build context".to_owned())?,
             CopyFrom::Named(name) => {
-                Origin::directory(self.named(name)?, format!("the build context {name}"))
+                self.context_origin(self.named(name)?, format!("the build context {name}"))?
             }
             CopyFrom::Stage(id) => {
                 let layers = progress.wait(*id)?.layers;
@@ -33,15 +32,35 @@ impl Solver<'_> {
         })
     }
 
-    fn named(&self, name: &str) -> Result<&Context, StepError> {
+    fn context_origin<'c>(&self, context: &'c BuildContext, place: String) -> Result<Origin<'c>, StepError> {
+        Ok(match context {
+            BuildContext::Directory(directory) => Origin::directory(directory, place),
+            BuildContext::Layers(layers) => Origin::layers(self.image_tree(layers)?, layers.clone(), place),
+        })
+    }
+
+    fn named(&self, name: &str) -> Result<&BuildContext, StepError> {
         let named = self.contexts.get(name);
         named.ok_or_else(|| StepError::NoContext(name.to_owned()))
     }
 
-    /// What a FROM of a directory stands on: one layer of its files.
+    /// What a FROM of files stands on: the layers that they are in, or one of a directory's.
     pub(super) fn named_base(&self, name: &str, progress: &Progress) -> Result<(Built, Outcome), StepError> {
+        let directory = match self.named(name)? {
+            BuildContext::Directory(directory) => directory,
+            BuildContext::Layers(layers) => {
+                let layers = layers.clone();
+                return Ok((
+                    Built {
+                        layers,
+                        ..Built::default()
+                    },
+                    Outcome::Cached,
+                ));
+            }
+        };
         let exclude = Ignore::default();
-        let sources = Sources::one(self.named(name)?, "/", &exclude, name)?;
+        let sources = Sources::one(&**directory, "/", &exclude, name)?;
         let inputs = json!({ "sources": sources.digest().map_err(CopyError::from)? });
         let at = At {
             built: &Built::default(),

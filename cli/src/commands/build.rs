@@ -1,6 +1,5 @@
 //! `mica build`: an image from a Dockerfile.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use mica_builder::build::build;
@@ -15,6 +14,7 @@ use crate::diagnostic::hint;
 use crate::progress::{Progress, Style};
 use crate::signals;
 
+mod agents;
 mod annotation;
 mod args;
 mod call;
@@ -25,32 +25,34 @@ mod docker;
 mod dockerfile;
 mod failure;
 mod fields;
+mod named;
 mod output;
 mod request;
 mod sources;
 
 pub use args::Args;
 use call::Call;
+use context::{Opening, Place};
 use dockerfile::DockerfileSource;
-use output::Place;
+use output::Place as OutputPlace;
 
 /// Builds.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let (contexts, directories) = sources::contexts(&args.build_context)?;
+    let named = named::parse(&args.build_context)?;
+    let place = Place::of(&args.path)?;
     let secrets = sources::secrets(&args.steps.secret)?;
-    let mut request = request::request(args, contexts)?;
+    let mut request = request::request(args)?;
     let outputs = output::outputs(&args.output, &args.image)?;
     let mut notes = docker::notes(args)?;
-    let source = DockerfileSource::read(args)?;
+    let at_hand = DockerfileSource::at_hand(args.file.as_deref(), &place)?;
     let call = match args.check {
         true => Some(Call::CHECK),
         false => Call::parse(&args.call)?,
     };
-    let dockerfile = match (parse(&source.text), call) {
-        (Ok(dockerfile), _) => dockerfile,
-        (Err(error), Some(call)) => return call.refuse(error, &source, context),
-        (Err(error), None) => return Err(source.error(&error)),
-    };
+    if let (Some(source), None) = (&at_hand, call) {
+        // A mistake shows before anything is set up or fetched.
+        parse(&source.text).map_err(|e| source.error(&e))?;
+    }
     // The user namespace comes before the first thread, and so before the progress display.
     if call.is_none() {
         deliver::check_stdout(&outputs)?;
@@ -60,11 +62,30 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = &*context.store()?;
     // Removed at the end, and by the next command if this one is killed.
     let work = store.work_dir()?;
-    let build_context = context::open_context(args, &source, work.path())?;
+    let stop = Stop::default();
+    let stopped = || stop.is_stopped();
+    let started = agents::open(&args.steps.ssh, &place, work.path())?;
+    let agents = agents::sockets(&started);
+    let fetcher = Fetcher::new(store, &secrets, &agents, &stopped);
+    let opening = Opening {
+        store,
+        fetcher: &fetcher,
+        work: work.path(),
+        file: args.file.as_deref(),
+    };
+    let ((source, build_context), (names, contexts)) = signals::stopping(&stop, || {
+        anyhow::Ok((opening.open(&place, at_hand)?, named::open(named, &opening)?))
+    })??;
+    request.contexts = names;
+    let dockerfile = match (parse(&source.text), call) {
+        (Ok(dockerfile), _) => dockerfile,
+        (Err(error), Some(call)) => return call.refuse(error, &source, context),
+        (Err(error), None) => return Err(source.error(&error)),
+    };
     if let Some(call) = call {
         return call.answer(&source, &dockerfile, &request, store, context, &build_context);
     }
-    let linter = Linter::new(&dockerfile, &request.build_args, Some(build_context.ignore()));
+    let linter = Linter::new(&dockerfile, &request.build_args, build_context.ignore());
     let linter = linter.map_err(|e| source.error(&e))?;
     let quiet = args.display.quiet == Some(true);
     let progress = Progress::start(if quiet {
@@ -72,20 +93,17 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         args.display.progress
     });
-    let stop = Stop::default();
     let policy = match args.cache.no_cache {
         Some(true) => CachePolicy::Refresh,
         _ => CachePolicy::Use,
     };
-    let agents = BTreeMap::new();
-    let stopped = || stop.is_stopped();
-    let fetcher = Fetcher::new(store, &secrets, &agents, &stopped);
     let result = signals::stopping(&stop, || {
         let solver = Solver {
             store,
             context: &build_context,
-            contexts: &directories,
+            contexts: &contexts,
             secrets: &secrets,
+            agents: &agents,
             fetcher: &fetcher,
             policy,
             listener: &|event| progress.show(event),
@@ -108,7 +126,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     drop(progress);
     let stdout_is_taken = outputs
         .iter()
-        .any(|output| output.place() == Some(&Place::Stdout));
+        .any(|output| output.place() == Some(&OutputPlace::Stdout));
     if quiet && !stdout_is_taken {
         context.print(&format!("{id}\n"))?;
     }

@@ -104,7 +104,7 @@ fn mistakes_name_the_option() {
         ("type=secret,id=a,from=b", "from is not for type=secret"),
         ("target=/x,from=$B", "variables"),
         ("target=/x,env=A", "env is not for"),
-        ("type=ssh", "not supported yet"),
+        ("type=ssh,source=x", "does not support source"),
         ("target=\"/x\"", "quote"),
         ("\"target=/x", "not closed"),
         ("\"target=/x\"y", "follows"),

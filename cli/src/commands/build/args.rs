@@ -15,14 +15,17 @@ use crate::progress::Style;
     mica build -t hello:1.0 -f docker/Dockerfile --build-arg VERSION=1.0 --target release .\n  \
     mica build -o type=oci,dest=hello.tar,compression=zstd -o type=local,dest=out .\n  \
     SOURCE_DATE_EPOCH=0 mica build -o type=oci,dest=hello.tar,rewrite-timestamp=true .\n  \
+    mica build -t hello https://example.com/hello.git#main:docker\n  \
     echo 'FROM busybox' | mica build -t copy -\n\n\
     What is the same in the environment: BUILDKIT_PROGRESS is --progress, SOURCE_DATE_EPOCH is a build argument.")]
 pub struct Args {
-    /// The build context: a directory; or `-` to read a Dockerfile from stdin, with no context
-    #[arg(value_name = "PATH|-")]
+    /// The build context: a directory, the URL of a Git repository (https://HOST/REPO.git#REF:DIRECTORY), the URL of a
+    /// tar or a Dockerfile; or `-` for a tar or a Dockerfile on stdin
+    #[arg(value_name = "PATH|URL|-")]
     pub path: PathBuf,
 
-    /// Name of the Dockerfile [default: PATH/Dockerfile]; `-` reads it from stdin
+    /// Name of the Dockerfile [default: Dockerfile in the context], or its URL; `-` reads it from stdin. In a context that
+    /// is no directory it is a path in there
     #[arg(long, short, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
@@ -34,8 +37,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
 
-    /// Give a directory or an image (docker-image://NAME) a name for FROM and --from
-    #[arg(long, value_name = "NAME=PATH")]
+    /// Give a place a name for FROM and --from: a directory, docker-image://NAME, oci-layout://DIRECTORY[:TAG|@DIGEST], or
+    /// the URL of a Git repository or of a file
+    #[arg(long, value_name = "NAME=PLACE")]
     pub build_context: Vec<String>,
 
     /// The platform to build for: this machine's
@@ -134,6 +138,11 @@ pub struct StepArgs {
     /// Give a secret to steps that ask for it by RUN --mount=type=secret
     #[arg(long, value_name = "id=ID[,src=FILE|,env=VAR]")]
     pub secret: Vec<String>,
+
+    /// Give an SSH agent to steps that ask for it by RUN --mount=type=ssh, and `default` also to git: that of the
+    /// environment, or the one behind a socket, or one with these keys
+    #[arg(long, value_name = "ID[=SOCKET|KEY,...]")]
+    pub ssh: Vec<String>,
 
     /// What RUN can reach, where it does not say so itself
     #[arg(long, value_name = "MODE", default_value = "default")]

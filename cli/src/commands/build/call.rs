@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use mica_builder::build::StoreImages;
-use mica_builder::context::Context as BuildContext;
 use mica_builder::dockerfile::{Dockerfile, ParseError, Span};
 use mica_builder::lint::Linter;
+use mica_builder::origin::BuildContext;
 use mica_builder::outline::{self, Outline, Target};
 use mica_builder::plan::{self, Request};
 use mica_fs::store::Store;
@@ -107,7 +107,7 @@ impl Call {
             }
             Method::Check => {
                 let ignore = build_context.ignore();
-                let linter = Linter::new(dockerfile, &request.build_args, Some(ignore));
+                let linter = Linter::new(dockerfile, &request.build_args, ignore);
                 let linter = linter.map_err(|e| source.error(&e))?;
                 let checked = plan::check(dockerfile, request, &images, &linter);
                 let report = Report {

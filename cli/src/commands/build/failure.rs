@@ -43,6 +43,7 @@ fn step_hint(error: &StepError) -> Option<String> {
         StepError::Mount(MountError::NoSecret { id }) => {
             Some(format!("give it by --secret id={id},src=FILE"))
         }
+        StepError::Mount(MountError::NoAgent { id }) => Some(format!("give it by --ssh {id}")),
         StepError::Copy(CopyError::Missing { .. })
         | StepError::Mount(MountError::Files(CopyError::Missing { .. })) => {
             Some("check the spelling, and whether .dockerignore leaves it out".to_owned())

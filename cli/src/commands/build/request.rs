@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use mica_builder::dockerfile::suggestion;
 use mica_builder::epoch::SOURCE_DATE_EPOCH;
 use mica_builder::graph::Network;
-use mica_builder::plan::{Entitlement, NamedContext, Request};
+use mica_builder::plan::{Entitlement, Request};
 use mica_builder::sandbox::{InvalidUlimit, Limits, Ulimit, check_parent};
 
 use super::args::{Args, NetworkMode, StepArgs};
 use super::sources;
 use crate::diagnostic::{hint, usage_error};
 
-/// What is asked of the planner.
+/// What is asked of the planner, except for the named contexts.
 ///
 /// # Errors
 /// If an option is not of its form.
-pub fn request(args: &Args, contexts: BTreeMap<String, NamedContext>) -> anyhow::Result<Request> {
+pub fn request(args: &Args) -> anyhow::Result<Request> {
     let label = |text: &String| match text.split_once('=') {
         Some((name, value)) => (name.to_owned(), value.to_owned()),
         None => (text.clone(), String::new()),
@@ -34,7 +34,6 @@ pub fn request(args: &Args, contexts: BTreeMap<String, NamedContext>) -> anyhow:
         refresh: args.cache.no_cache_filter.iter().cloned().collect(),
         limits: limits(&args.steps)?,
         allow: allow(&args.steps.allow)?,
-        contexts,
         ..Request::default()
     })
 }

@@ -1,4 +1,4 @@
-//! What a build takes from the command line besides its context: named contexts, secrets, names of hosts, a platform.
+//! What a build takes from the command line besides its contexts: secrets, names of hosts, a platform.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,52 +7,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use mica_builder::context::Context;
 use mica_builder::graph::ExtraHost;
 use mica_builder::image::Platform;
-use mica_builder::plan::{self, NamedContext};
+use mica_builder::plan;
 use mica_builder::sandbox::Secret;
 
-use super::context::ignore_file;
 use crate::diagnostic::{hint, usage_error};
 
 /// The largest secret in bytes, as in BuildKit.
 const MAX_SECRET: u64 = 500 << 10;
-
-/// The `--build-context` options: what their names stand for, and the directories among them.
-///
-/// # Errors
-/// If one is not of the form, or is no directory that can be read.
-pub fn contexts(
-    options: &[String],
-) -> anyhow::Result<(BTreeMap<String, NamedContext>, BTreeMap<String, Context>)> {
-    let mut names = BTreeMap::new();
-    let mut directories = BTreeMap::new();
-    for text in options {
-        let (name, value) = text
-            .split_once('=')
-            .filter(|(name, value)| !name.is_empty() && !value.is_empty())
-            .ok_or_else(|| usage_error(format!("--build-context {text}: the form is NAME=PATH")))?;
-        let name = plan::context_name(name);
-        if let Some(image) = value.strip_prefix("docker-image://") {
-            names.insert(name, NamedContext::Image(image.to_owned()));
-            continue;
-        }
-        if let Some((scheme, _)) = value.split_once("://") {
-            return Err(hint(
-                anyhow::anyhow!("--build-context {text}: {scheme}:// is not supported yet"),
-                "name a directory, or an image of the store as docker-image://NAME",
-            ));
-        }
-        let root = Path::new(value);
-        let ignore = ignore_file(&root.join(".dockerignore"))?.unwrap_or_default();
-        let context = Context::new(root, ignore)
-            .with_context(|| format!("--build-context {text}: cannot read the directory {value}"))?;
-        directories.insert(name.clone(), context);
-        names.insert(name, NamedContext::Directory);
-    }
-    Ok((names, directories))
-}
 
 /// The `--secret` options: `id=ID`, with `src=FILE` or `env=VARIABLE`. Without either the variable of that name is
 /// taken, or else the file.
@@ -229,21 +192,5 @@ mod tests {
         assert!(of("linux/s390x").is_err());
         assert!(of(&format!("{host},linux/s390x")).is_err());
         assert!(of("///").is_err());
-    }
-
-    #[test]
-    fn contexts_are_directories_or_images() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = [
-            format!("docker.io/library/alpine:latest={}", directory.path().display()),
-            "other=docker-image://busybox".to_owned(),
-        ];
-        let (names, directories) = contexts(&options).unwrap();
-        assert_eq!(names["alpine"], NamedContext::Directory);
-        assert_eq!(names["other"], NamedContext::Image("busybox".to_owned()));
-        assert!(directories.contains_key("alpine"));
-        for wrong in ["a", "=x", "a=", "a=https://example.com/x.tar", "a=/none/such"] {
-            assert!(contexts(&[wrong.to_owned()]).is_err(), "{wrong}");
-        }
     }
 }
