@@ -4,9 +4,15 @@
 pub fn suggestion<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let given: Vec<char> = given.to_lowercase().chars().take(32).collect();
     let slip = if given.len() > 4 { 2 } else { 1 };
-    let distances = names
-        .into_iter()
-        .map(|name| (distance(&given, &name.to_lowercase()), name));
+    let distances = names.into_iter().map(|name| {
+        let lower = name.to_lowercase();
+        // A word that was not finished is a slip as well.
+        let begun = given.len() >= 3 && lower.chars().take(given.len()).eq(given.iter().copied());
+        match begun && lower.chars().count() > given.len() {
+            true => (1, name),
+            false => (distance(&given, &lower), name),
+        }
+    });
     distances
         .filter(|(distance, _)| (1..=slip).contains(distance))
         .min()
@@ -42,6 +48,7 @@ mod tests {
         let names = ["RUN", "COPY", "ENTRYPOINT"];
         assert_eq!(suggestion("rnu", names), Some("RUN"));
         assert_eq!(suggestion("ENTRYPONT", names), Some("ENTRYPOINT"));
+        assert_eq!(suggestion("entry", names), Some("ENTRYPOINT"));
         assert_eq!(suggestion("FOO", names), None);
         assert_eq!(suggestion("RUN", names), None);
         assert_eq!(suggestion("", names), None);

@@ -296,7 +296,6 @@ impl<'a> Evaluator<'a> {
                 ports.extend(parsed.iter().map(ToString::to_string));
             }
         }
-        ports.sort();
         self.stage
             .config
             .config

@@ -20,6 +20,9 @@ impl Sources<'_> {
     /// [`CopyError`]; the overlay is then half-written and must be thrown away.
     pub fn place(&self, overlay: &Overlay, placement: &Placement) -> Result<(), CopyError> {
         let mut copier = Copier::new(overlay, placement);
+        if self.destination_needed {
+            copier.parents(&copier.destination()?.join(b"x"))?;
+        }
         for source in self.selected() {
             copier.link_groups.clear();
             if let Some(pivot) = &source.pivot {

@@ -64,6 +64,9 @@ pub struct Sources<'a> {
     pub(super) tree: &'a dyn Tree,
     exclude: &'a Ignore,
     selected: Vec<Selected>,
+    /// Whether the destination is made even if nothing is copied: a directory is copied with `--parents`, whatever in
+    /// it matches.
+    pub(super) destination_needed: bool,
 }
 
 impl<'a> Sources<'a> {
@@ -99,11 +102,13 @@ impl<'a> Sources<'a> {
             tree,
             exclude,
             selected,
+            destination_needed: false,
         })
     }
 
-    /// The same for `--parents`: a copy keeps the path of its source, or what follows `/./` in it. `**` is any number
-    /// of directories. Symbolic links in the part that is kept are not followed.
+    /// The same for `--parents`: a copy keeps the path of its source, or what follows the first `/./` in it; what is
+    /// before that may have wildcards as well. `**` is any number of directories. Symbolic links in the part that is
+    /// kept are not followed.
     ///
     /// # Errors
     /// Those of [`Self::find`].
@@ -113,38 +118,51 @@ impl<'a> Sources<'a> {
         exclude: &'a Ignore,
         place: &str,
     ) -> Result<Self, CopyError> {
-        let mut selected: Vec<Selected> = Vec::new();
+        let mut sources = Self {
+            tree,
+            exclude,
+            selected: Vec::new(),
+            destination_needed: false,
+        };
         for pattern in patterns {
             let (base, kept) = pattern.split_once("/./").unwrap_or(("", pattern));
-            let base = tree::resolve(tree, &clean(base)?)?;
-            let found = parents::expand(tree, &base, kept)?;
-            if found.is_empty() && !glob::has_wildcard(pattern.as_bytes()) {
+            let bases = match glob::is_pattern(base.as_bytes()) {
+                true => expand(tree, base)?,
+                false => vec![clean(base)?],
+            };
+            let before = sources.selected.len();
+            for base in bases {
+                sources.select_below(&tree::resolve(tree, &base)?, kept)?;
+            }
+            if sources.selected.len() == before && !glob::has_wildcard(pattern.as_bytes()) {
                 return Err(CopyError::Missing {
                     path: pattern.clone(),
                     place: place.to_owned(),
                 });
             }
-            for (relative, node) in found {
-                if !relative.is_root() && exclude.matches(relative.as_bytes()) && node.kind != Kind::Directory
-                {
-                    continue;
-                }
-                selected.push(Selected {
-                    path: parents::under(&base, &relative),
-                    name: relative.name().unwrap_or_default().to_vec(),
-                    node,
-                    pivot: Some(Pivot {
-                        base: base.clone(),
-                        relative,
-                    }),
-                });
-            }
         }
-        Ok(Self {
-            tree,
-            exclude,
-            selected,
-        })
+        Ok(sources)
+    }
+
+    /// Adds what matches `kept` below the directory `base`.
+    fn select_below(&mut self, base: &ImagePath, kept: &str) -> Result<(), CopyError> {
+        self.destination_needed |= self.tree.node(base)?.is_some();
+        for (relative, node) in parents::expand(self.tree, base, kept)? {
+            let excluded = !relative.is_root() && self.exclude.matches(relative.as_bytes());
+            if excluded && node.kind != Kind::Directory {
+                continue;
+            }
+            self.selected.push(Selected {
+                path: parents::under(base, &relative),
+                name: relative.name().unwrap_or_default().to_vec(),
+                node,
+                pivot: Some(Pivot {
+                    base: base.clone(),
+                    relative,
+                }),
+            });
+        }
+        Ok(())
     }
 
     /// The one source `path`, which is no pattern.
@@ -161,6 +179,7 @@ impl<'a> Sources<'a> {
             tree,
             exclude,
             selected: vec![found.ok_or_else(missing)?],
+            destination_needed: false,
         })
     }
 
@@ -176,6 +195,9 @@ impl<'a> Sources<'a> {
     /// [`TreeError`] if something cannot be read.
     pub fn digest(&self) -> Result<Digest, TreeError> {
         let mut summary = Summary::default();
+        if self.destination_needed {
+            summary.part(b"destination");
+        }
         for source in &self.selected {
             if let Some(pivot) = &source.pivot {
                 for (relative, node) in parents::above(self.tree, pivot)? {

@@ -486,4 +486,6 @@ fn parents_are_kept_from_the_pivot_on() {
     assert_eq!(found("/a/../g.*"), ["g.txt"]);
     assert_eq!(found("*/"), ["a", "g.txt"]);
     assert_eq!(found("x/./y"), ["missing"]);
+    assert_eq!(found("*/b/./d/e.*"), ["d/e.txt"]);
+    assert_eq!(found("none*/./x"), [""; 0]);
 }
