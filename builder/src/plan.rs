@@ -23,6 +23,7 @@ mod sources;
 mod tests;
 
 pub(crate) use arguments::description;
+pub use arguments::unknown_arguments;
 use planner::{Missing, Planner};
 
 /// What the user asks of a build, apart from the Dockerfile.

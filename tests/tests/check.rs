@@ -114,3 +114,16 @@ fn another_frontend_is_refused() {
         .fails();
     outcome.says("Dockerfile:1:").says("example.com/other:1");
 }
+
+#[test]
+fn a_build_argument_that_does_nothing_is_told() {
+    let scene = Scene::new();
+    let text = "FROM scratch\nARG VERSION\nLABEL v=$VERSION\n";
+    let outcome = scene
+        .build(text, ["--build-arg=VERSOIN=1", "--build-arg=HTTP_PROXY=p"])
+        .ok();
+    outcome
+        .says("VERSOIN")
+        .says("did you mean VERSION?")
+        .lacks("HTTP_PROXY");
+}

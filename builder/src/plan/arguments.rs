@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Request, expand};
-use crate::dockerfile::{Dockerfile, ParseError, Span};
+use crate::dockerfile::{Dockerfile, InstructionKind, ParseError, Span, suggestion};
+use crate::epoch::SOURCE_DATE_EPOCH;
 use crate::image::Platform;
 
 /// Build arguments that need no ARG, and leave no trace in the image or in the cache key, by their name in small
@@ -136,6 +137,35 @@ fn predefined(dockerfile: &Dockerfile, request: &Request) -> BTreeMap<String, St
     values
 }
 
+/// The build arguments of the command line that no ARG declares and the builder does not know, each with the ARG that
+/// may be meant. An ARG of an ONBUILD in a base image is not seen.
+pub fn unknown_arguments<'r>(
+    dockerfile: &'r Dockerfile,
+    request: &'r Request,
+) -> Vec<(&'r str, Option<&'r str>)> {
+    let mut declared: BTreeSet<&str> = BTreeSet::new();
+    let global = dockerfile.global_args.iter().map(|line| &line.args);
+    let own = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let own = own.filter_map(|instruction| match &instruction.kind {
+        InstructionKind::Arg(args) => Some(args),
+        _ => None,
+    });
+    declared.extend(global.chain(own).flatten().map(|arg| arg.name.text.as_str()));
+    let predefined = predefined(dockerfile, request);
+    let is_known = |name: &str| {
+        declared.contains(name)
+            || predefined.contains_key(name)
+            || PROXIES.contains(&name.to_ascii_lowercase().as_str())
+            || name.starts_with("BUILDKIT_")
+            || name == SOURCE_DATE_EPOCH
+    };
+    let given = request.build_args.keys().map(String::as_str);
+    let unknown = given.filter(|name| !is_known(name));
+    unknown
+        .map(|name| (name, suggestion(name, declared.iter().copied())))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +201,25 @@ mod tests {
         );
         assert_eq!(found.values["TARGETSTAGE"], "last");
         assert_eq!(arguments("FROM x\n", &[]).values["TARGETSTAGE"], "default");
+    }
+
+    #[test]
+    fn arguments_that_nothing_declares_are_found() {
+        let dockerfile = crate::dockerfile::parse(b"ARG BASE=x\nFROM $BASE\nARG VERSION\n").expect("valid");
+        let given = [
+            "BASE",
+            "VERSOIN",
+            "https_proxy",
+            "BUILDKIT_SYNTAX",
+            "TARGETARCH",
+            "other",
+        ];
+        let request = Request {
+            build_args: given.map(|name| (name.to_owned(), String::new())).into(),
+            ..Request::default()
+        };
+        let unknown = unknown_arguments(&dockerfile, &request);
+        assert_eq!(unknown, [("VERSOIN", Some("VERSION")), ("other", None)]);
     }
 
     #[test]

@@ -118,6 +118,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             return Err(failure::failure(error, &source));
         }
     };
+    notes.extend(check::unknown_arguments(&dockerfile, &request));
     notes.extend(check::summary(&linter.warnings()));
     for note in notes {
         progress.note(&note);

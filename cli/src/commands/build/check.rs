@@ -1,7 +1,8 @@
 //! What the linter found, as it is shown: by `--check`, and at the end of a build.
 
-use mica_builder::dockerfile::ParseError;
+use mica_builder::dockerfile::{Dockerfile, ParseError};
 use mica_builder::lint::Warning;
+use mica_builder::plan::{self, Request};
 use serde_json::{Value, json};
 
 use super::call::{base64, location};
@@ -58,6 +59,21 @@ pub(super) fn json(report: &Report, source: &DockerfileSource) -> Value {
         value["buildError"] = json!({ "message": error.message, "location": location(error.span) });
     }
     value
+}
+
+/// A line for each build argument that does nothing.
+pub(super) fn unknown_arguments(dockerfile: &Dockerfile, request: &Request) -> Vec<String> {
+    let line = |(name, meant): (&str, Option<&str>)| {
+        let meant = meant.map(|meant| format!(" (did you mean {meant}?)"));
+        format!(
+            "--build-arg {name}: no ARG declares it{}",
+            meant.unwrap_or_default()
+        )
+    };
+    plan::unknown_arguments(dockerfile, request)
+        .into_iter()
+        .map(line)
+        .collect()
 }
 
 /// The lines at the end of a build, if there is something to say.
