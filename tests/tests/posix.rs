@@ -8,6 +8,8 @@ use mica_tests::{Scene, Way, machine};
 
 const PROGRAM: &str = include_str!("../programs/posix.py");
 
+const TOGETHER: &str = include_str!("../programs/together.py");
+
 /// The tree `lower` that the program expects.
 fn lay_out(scene: &Scene) {
     let pattern: Vec<u8> = (0..300_001_u32)
@@ -74,6 +76,37 @@ fn in_a_user_namespace() {
 #[test]
 fn as_a_user() {
     check(Way::Helper);
+}
+
+#[test]
+fn processes_at_once_lose_nothing() {
+    if machine::programs(&["python3"]).is_none() {
+        return;
+    }
+    for ground in Way::grounds(&[Way::Root, Way::Namespace, Way::Helper]) {
+        let scene = &ground.scene;
+        scene.write("together.py", TOGETHER);
+        scene
+            .build("FROM base\nRUN mkdir -m 777 work\n", ["-t", "app"])
+            .ok();
+        let (processes, operations, seeds) = machine::either((4, 500, 1), (8, 5000, 20));
+        for seed in 0..seeds {
+            let script = format!("python3 together.py $PWD/m/work {processes} {operations} {seed}");
+            ground.ok("app", "", &script);
+        }
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn a_user_may_do_everything_on_a_mount_of_the_user_s_own() {
+    for ground in Way::grounds(&[Way::Helper]) {
+        let image = "FROM base\nRUN echo hidden > /secret && chmod 0 /secret && chown 7 /secret\n";
+        ground.scene.build(image, ["-t", "app"]).ok();
+        let script = "cat m/secret; echo new > m/secret; chmod 600 m/secret; cat m/secret";
+        ground.ok("app", "", script).says("hidden").says("new");
+        ground.scene.is_clean();
+    }
 }
 
 #[test]
