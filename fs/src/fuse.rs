@@ -29,15 +29,17 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::overlay::{Attr, Changes, Durable, Error, Ino, NewKind, Overlay, Owner};
+use crate::overlay::{Attr, Changes, Error, Ino, NewKind, Overlay, Owner};
 
 mod counts;
 mod data;
+mod sync;
 mod translate;
 
 pub(crate) use counts::Counters;
 pub use counts::{RequestKind, Requests};
 
+use sync::Syncs;
 use translate::{allocation, file_attr, new_kind, rename_mode, set_xattr_mode, timestamp, wanted_time};
 
 /// How long the kernel may keep what it was told, where the answer never goes stale: 136 years.
@@ -65,11 +67,13 @@ pub(crate) struct Adapter {
     overlay: Arc<Overlay>,
     settings: Settings,
     requests: Arc<Counters>,
+    syncs: Syncs,
 }
 
 impl Adapter {
     pub(crate) fn new(overlay: Arc<Overlay>, settings: Settings) -> Self {
         Self {
+            syncs: Syncs::new(Arc::clone(&overlay)),
             overlay,
             settings,
             requests: Arc::default(),
@@ -86,18 +90,6 @@ impl Adapter {
             uid: request.uid(),
             gid: request.gid(),
         })
-    }
-
-    fn sync(&self, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
-        // The kernel takes this for success, and asks no more.
-        if !self.overlay.keeps_changes() {
-            return reply.error(Errno::ENOSYS);
-        }
-        let durable = match data_only {
-            true => Durable::Data,
-            false => Durable::All,
-        };
-        empty(reply, self.overlay.sync(Ino(ino.0), durable));
     }
 
     fn create_node(
@@ -427,7 +419,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.requests.add(RequestKind::FSync);
-        self.sync(ino, data_only, reply);
+        self.syncs.sync(Ino(ino.0), data_only, reply);
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -507,7 +499,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.requests.add(RequestKind::FSyncDir);
-        self.sync(ino, data_only, reply);
+        self.syncs.sync(Ino(ino.0), data_only, reply);
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

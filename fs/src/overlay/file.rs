@@ -1,5 +1,7 @@
 //! What is in a file: reading, writing, space, and making it durable.
 
+use std::io;
+
 use super::data::seek_layer;
 use super::inode::{Body, Content};
 use super::*;
@@ -64,17 +66,42 @@ impl Overlay {
     /// # Errors
     /// [`Error::Io`].
     pub fn sync(&self, ino: Ino, durable: Durable) -> Result<()> {
-        let Some(upper) = self.upper.as_ref().filter(|upper| upper.is_named()) else {
-            return Ok(());
+        self.sync_data(ino)?;
+        self.sync_log(durable)
+    }
+
+    /// The same for several, at the cost of the names and metadata of one. The results are in the order of the files.
+    pub fn sync_together(&self, files: &[(Ino, Durable)]) -> Vec<Result<()>> {
+        let data: Vec<_> = files.iter().map(|(ino, _)| self.sync_data(*ino)).collect();
+        let all = files.iter().any(|(_, durable)| *durable == Durable::All);
+        let log = self.sync_log(if all { Durable::All } else { Durable::Data });
+        let shared = || match &log {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Error::io("make changes durable")(io::Error::from_raw_os_error(
+                error.errno(),
+            ))),
         };
+        data.into_iter()
+            .map(|data| data.and_then(|()| shared()))
+            .collect()
+    }
+
+    fn sync_data(&self, ino: Ino) -> Result<()> {
+        if !self.keeps_changes() {
+            return Ok(());
+        }
         let data = match &self.tree().node(ino.0)?.body {
             Body::File(Content::Own(data)) => Some(Arc::clone(data)),
             _ => None,
         };
-        if let Some(data) = data {
-            data.sync()?;
+        data.map_or(Ok(()), |data| data.sync())
+    }
+
+    fn sync_log(&self, durable: Durable) -> Result<()> {
+        match &self.upper {
+            Some(upper) => upper.sync(self, durable),
+            None => Ok(()),
         }
-        upper.sync(self, durable)
     }
 
     /// Whether changes outlive the session, so that a sync has something to do.

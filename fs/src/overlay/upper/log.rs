@@ -4,6 +4,7 @@
 //! The first two frames, the layers and everything that differs from them, are a checkpoint: it is written aside and
 //! renamed into place. What changes later is appended, a frame each time, until the file has doubled. A digest
 //! chains each frame to those before it, so that the log ends before the first frame that was not written whole.
+//! Behind the end lie zeros, allocated ahead.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -19,6 +20,9 @@ use crate::layer::Layer;
 const MAGIC: [u8; 8] = *b"micaupr\x02";
 /// Length and digest.
 const FRAME: usize = 8 + 32;
+/// So many bytes are allocated ahead. A sync that changes no metadata of the host's filesystem, not even the size of a
+/// file, need not wait for that filesystem's journal.
+const AHEAD: usize = 256 << 10;
 /// A log shorter than this, in bytes, is not worth a checkpoint.
 const SHORT: u64 = 1 << 20;
 
@@ -32,7 +36,10 @@ pub(super) struct Log {
     file: Option<File>,
     /// Of the last frame.
     digest: Digest,
+    /// Where the last frame ends.
     length: u64,
+    /// Where the file ends: zeros lie in between.
+    allocated: u64,
     /// The length of the checkpoint.
     checkpoint: u64,
 }
@@ -62,6 +69,7 @@ impl Log {
             file: None,
             digest: Digest::of(&MAGIC),
             length: 0,
+            allocated: 0,
             checkpoint: 0,
         }
     }
@@ -90,12 +98,19 @@ impl Log {
         let found = [checkpoint].into_iter().chain(frames.by_ref()).collect();
         (self.digest, self.length) = (frames.digest, frames.at as u64);
         let file = File::options().write(true).open(&path)?;
-        if self.length < bytes.len() as u64 {
+        if bytes[frames.at..].iter().any(|byte| *byte != 0) {
             tracing::info!(path = %path.display(), "the end of an upper's state was never completed");
-            file.set_len(self.length)?;
         }
+        file.set_len(self.length)?;
+        self.allocated = self.length;
         self.file = Some(file);
         Ok(Ok(Some(Recorded { frames: found, bytes })))
+    }
+
+    /// Bytes of the frames.
+    #[cfg(test)]
+    pub fn length(&self) -> u64 {
+        self.length
     }
 
     /// Whether everything is to be written anew rather than what changed.
@@ -129,7 +144,8 @@ impl Log {
         self.file = Some(file);
         self.digest = digest;
         self.length = length as u64;
-        self.checkpoint = length as u64;
+        self.allocated = self.length;
+        self.checkpoint = self.length;
         Ok(())
     }
 
@@ -139,10 +155,15 @@ impl Log {
         let mut digest = self.digest;
         let mut frame = head(&mut digest, payload);
         frame.extend_from_slice(payload);
+        let end = self.length + frame.len() as u64;
+        if end > self.allocated {
+            frame.resize(frame.len() + AHEAD, 0);
+        }
         file.write_all_at(&frame, self.length)?;
         file.sync_data()?;
+        self.allocated = self.allocated.max(self.length + frame.len() as u64);
+        self.length = end;
         self.digest = digest;
-        self.length += frame.len() as u64;
         Ok(())
     }
 
