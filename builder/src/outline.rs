@@ -53,6 +53,8 @@ pub struct Outline {
     pub arguments: Vec<Argument>,
     /// Secrets, likewise.
     pub secrets: Vec<Secret>,
+    /// SSH agents, likewise.
+    pub agents: Vec<Secret>,
 }
 
 /// A build argument.
@@ -93,13 +95,20 @@ pub fn outline(
     let stage = &dockerfile.stages[planned.target.0];
     let mut arguments = arguments(&planned);
     arguments.sort_by_key(|argument| argument.span.start);
-    let mut secrets = secrets(&planned);
-    secrets.sort_by_key(|secret| secret.span.start);
+    let secrets = asked_for(&planned, &|kind| match kind {
+        MountKind::Secret(secret) => Some((&secret.id, secret.required)),
+        _ => None,
+    });
+    let agents = asked_for(&planned, &|kind| match kind {
+        MountKind::Ssh(agent) => Some((&agent.id, agent.required)),
+        _ => None,
+    });
     Ok(Outline {
         name: stage.name.as_ref().map(|name| name.text.clone()),
         description: describe(stage),
         arguments,
         secrets,
+        agents,
     })
 }
 
@@ -151,23 +160,23 @@ fn arguments(planned: &Survey) -> Vec<Argument> {
     found
 }
 
-fn secrets(planned: &Survey) -> Vec<Secret> {
+/// What the mounts that `pick` picks ask for: ids, and whether they are required, in the order of the file.
+fn asked_for(planned: &Survey, pick: &dyn Fn(&MountKind) -> Option<(&String, bool)>) -> Vec<Secret> {
     let mut found: Vec<Secret> = Vec::new();
     let mut seen = BTreeSet::new();
     for step in planned.stages.values().flat_map(|stage| &stage.stage.steps) {
         let Op::Run(run) = &step.op else { continue };
-        for mount in &run.mounts {
-            if let MountKind::Secret(secret) = &mount.kind
-                && seen.insert(secret.id.clone())
-            {
+        for (id, required) in run.mounts.iter().filter_map(|mount| pick(&mount.kind)) {
+            if seen.insert(id) {
                 found.push(Secret {
-                    name: secret.id.clone(),
-                    required: secret.required,
+                    name: id.clone(),
+                    required,
                     span: step.span,
                 });
             }
         }
     }
+    found.sort_by_key(|secret| secret.span.start);
     found
 }
 
@@ -187,7 +196,7 @@ mod tests {
     const TEXT: &str = "# VERSION is what is built\nARG VERSION=1\nARG BASE=debian:$VERSION\nARG UNUSED\n\
         # base has the compiler\nFROM $BASE AS base\nARG VERSION\nRUN --mount=type=secret,id=token,required=true x\n\
         FROM base AS other\nARG OTHER=1\n# app is the program\nFROM base AS app\n# MODE is fast or small\nARG MODE=fast \
-        TARGETARCH\nRUN --mount=type=secret,id=key,env=K --mount=type=secret,id=token x\n";
+        TARGETARCH\nRUN --mount=type=secret,id=key,env=K --mount=type=secret,id=token --mount=type=ssh x\n";
 
     #[test]
     fn targets_are_the_stages() {
@@ -242,6 +251,8 @@ mod tests {
             .map(|s| (s.name.as_str(), s.required))
             .collect();
         assert_eq!(secrets, [("token", true), ("key", false)]);
+        let agents: Vec<_> = outline.agents.iter().map(|agent| agent.name.as_str()).collect();
+        assert_eq!(agents, ["default"]);
         assert_eq!(outline.description.as_deref(), Some("is the program"));
     }
 }

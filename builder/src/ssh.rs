@@ -310,7 +310,7 @@ mod tests {
         let _listener = UnixListener::bind(&socket).unwrap();
         fs::write(&file, "no key").unwrap();
         let open = |files: &[PathBuf]| Agent::open(files, directory.path());
-        assert_eq!(open(&[socket.clone()]).unwrap().socket(), socket);
+        assert_eq!(open(std::slice::from_ref(&socket)).unwrap().socket(), socket);
         assert!(matches!(
             open(&[socket.clone(), file.clone()]),
             Err(AgentError::Mixed { .. })

@@ -162,6 +162,9 @@ fn a_repository_is_a_context() {
         repository.commit();
         let url = server.url("/git/app.git");
         let build = |args: &[&str]| scene.mica(["build", "--progress=plain", "-t", "i"]).args(args);
+        build(&[&url, "--build-arg", "SOURCE_DATE_EPOCH=context"]).ok();
+        let created = scene.mica(["inspect", "i"]).ok().json()[0]["Created"].clone();
+        assert_eq!(created, "2020-09-13T12:26:40Z");
         build(&[&url]).ok();
         assert_eq!(scene.cat("i", "/all/top"), "1", "as {}", scene.who());
         scene.mica(["cat", "i", "/all/.git/HEAD"]).fails();

@@ -77,6 +77,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         anyhow::Ok((opening.open(&place, at_hand)?, named::open(named, &opening)?))
     })??;
     request.contexts = names;
+    request.context_time = context::time(store, &place, &build_context)?;
     let dockerfile = match (parse(&source.text), call) {
         (Ok(dockerfile), _) => dockerfile,
         (Err(error), Some(call)) => return call.refuse(error, &source, context),

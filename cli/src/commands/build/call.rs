@@ -233,6 +233,7 @@ fn outline_json(outline: &Outline, source: &DockerfileSource) -> Value {
         ("description", json!(outline.description)),
         ("args", outline.arguments.iter().map(argument).collect()),
         ("secrets", outline.secrets.iter().map(secret).collect()),
+        ("ssh", outline.agents.iter().map(secret).collect()),
         ("sources", json!([base64(&source.text)])),
     ])
 }
@@ -262,9 +263,12 @@ fn outline_text(outline: &Outline) -> String {
         }));
         parts.push(table(&rows));
     }
-    if !outline.secrets.is_empty() {
-        let mut rows = vec![["SECRET", "REQUIRED"].map(str::to_owned)];
-        rows.extend(outline.secrets.iter().map(|secret| {
+    for (title, asked_for) in [("SECRET", &outline.secrets), ("SSH", &outline.agents)] {
+        if asked_for.is_empty() {
+            continue;
+        }
+        let mut rows = vec![[title, "REQUIRED"].map(str::to_owned)];
+        rows.extend(asked_for.iter().map(|secret| {
             let required = if secret.required { "true" } else { "" };
             [secret.name.clone(), required.to_owned()]
         }));

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mica_builder::context::Context as Directory;
+use mica_builder::epoch::Epoch;
 use mica_builder::ignore::Ignore;
 use mica_builder::origin::BuildContext;
 use mica_builder::remote::{Checksum, Download, Fetcher, GitRepository, Remote, RemoteError, Unpacked};
 use mica_builder::url::Url;
 use mica_fs::digest::DiffId;
+use mica_fs::layer::Kind;
+use mica_fs::layer::index::EntryId;
 use mica_fs::store::Store;
 
 use super::dockerfile::{self, DockerfileSource};
@@ -67,6 +70,26 @@ pub(super) fn download(url: &Url) -> Download {
         name: CONTEXT_FILE.to_owned(),
         checksum: None::<Checksum>,
     }
+}
+
+/// The time of a context, for `SOURCE_DATE_EPOCH=context`: that of the commit of a repository, which all its files have.
+///
+/// # Errors
+/// If the store cannot be read.
+pub(super) fn time(store: &Store, place: &Place, context: &BuildContext) -> anyhow::Result<Option<Epoch>> {
+    let (Place::Git(_), BuildContext::Layers(layers)) = (place, context) else {
+        return Ok(None);
+    };
+    let mut newest = None;
+    for layer in store.layers(layers)? {
+        let index = layer.index();
+        let entries = (0..index.len()).filter_map(|number| index.entry(EntryId(number)));
+        let files = entries.filter(|entry| entry.kind() == Kind::File);
+        newest = newest.max(files.map(|entry| entry.mtime().seconds).max());
+    }
+    newest
+        .map(|seconds| Ok(Epoch::parse(&seconds.to_string())?))
+        .transpose()
 }
 
 /// What is needed to open a context.
