@@ -1,24 +1,27 @@
 //! The merged root filesystem of an image, outside of images: as a tar or as files of this machine.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mica_fs::digest::DiffId;
 use mica_fs::layer::writer::{LayerWriter, NewNode, WriteError};
-use mica_fs::layer::{Kind, Metadata, TAR_FILE};
+use mica_fs::layer::{Kind, Metadata, TAR_FILE, Timestamp};
 use mica_fs::overlay::{Attr, Error as OverlayError, Follow, Ino, Overlay};
 use mica_fs::path::ImagePath;
 use mica_fs::store::{Store, StoreError};
 
 mod compare;
+mod directory;
 mod place;
+mod sys;
 #[cfg(test)]
 mod tests;
 
 pub use compare::{Difference, compare};
-pub use place::place;
+pub use directory::root_directory;
+pub use place::{Lost, Manner, Owners, place};
 
 /// Why a filesystem could not be written out.
 #[derive(Debug, thiserror::Error)]
@@ -59,28 +62,19 @@ pub fn merged(store: &Store, layers: &[DiffId]) -> Result<Overlay, StoreError> {
 }
 
 /// Writes the merged root filesystem of a stack of layers as a tar, sorted by name: the same layers give the same
-/// bytes. Sockets are left out.
+/// bytes. Sockets are left out. All files have the time `time`, if one is given.
 ///
 /// # Errors
 /// [`ExportError`]; what was written by then is no whole tar.
-pub fn root_tar(store: &Store, layers: &[DiffId], out: &mut dyn Write) -> Result<(), ExportError> {
+pub fn root_tar(
+    store: &Store,
+    layers: &[DiffId],
+    time: Option<Timestamp>,
+    out: &mut dyn Write,
+) -> Result<(), ExportError> {
     let overlay = merged(store, layers)?;
-    tar(store, &overlay, &ImagePath::root(), &ImagePath::root(), out)
-}
-
-/// Writes the merged root filesystem of a stack of layers into a directory of this machine, which is made if it is
-/// not there. Files that are there are replaced; symbolic links that are there are not followed. Owners and devices
-/// are those of the image if root writes it; otherwise all belongs to the user, and devices are left out.
-///
-/// # Errors
-/// [`ExportError`]; part of the files may be there then.
-pub fn root_directory(store: &Store, layers: &[DiffId], directory: &Path) -> Result<(), ExportError> {
-    let overlay = merged(store, layers)?;
-    fs::create_dir_all(directory).map_err(|source| ExportError::Write {
-        path: directory.to_owned(),
-        source,
-    })?;
-    place(&overlay, &ImagePath::root(), Follow::No, directory)
+    let root = ImagePath::root();
+    write_tar(store, &overlay, (&root, &root), time, out)
 }
 
 /// Writes what is at `top` in the image as a tar, in which it has the name `name`.
@@ -92,6 +86,17 @@ pub fn tar(
     overlay: &Overlay,
     top: &ImagePath,
     name: &ImagePath,
+    out: &mut dyn Write,
+) -> Result<(), ExportError> {
+    write_tar(store, overlay, (top, name), None, out)
+}
+
+/// Writes what is at the first path, in the tar at the second.
+fn write_tar(
+    store: &Store,
+    overlay: &Overlay,
+    (top, name): (&ImagePath, &ImagePath),
+    time: Option<Timestamp>,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
     let work = store.work_dir()?;
@@ -112,7 +117,7 @@ pub fn tar(
             }
             first_names.insert(attr.ino.0, inside.clone());
         }
-        add(&mut writer, overlay, path, &inside, attr)
+        add(&mut writer, overlay, path, &inside, attr, time)
     })?;
     writer.finish().map_err(failed)?;
     let write = |source| ExportError::Write {
@@ -123,12 +128,14 @@ pub fn tar(
     io::copy(&mut file, out).and_then(|_| out.flush()).map_err(write)
 }
 
-fn add(
+/// Adds the node at `path`, as `inside`; with `time` in place of its own if one is given.
+pub(crate) fn add(
     writer: &mut LayerWriter,
     overlay: &Overlay,
     path: &ImagePath,
     inside: &ImagePath,
     attr: &Attr,
+    time: Option<Timestamp>,
 ) -> Result<(), ExportError> {
     let image = |source| ExportError::Image {
         path: path.clone(),
@@ -138,7 +145,7 @@ fn add(
         mode: attr.mode,
         uid: attr.uid,
         gid: attr.gid,
-        mtime: attr.mtime,
+        mtime: time.unwrap_or(attr.mtime),
         ..Metadata::default()
     };
     for name in overlay.xattr_names(attr.ino).map_err(image)? {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use mica_fs::digest::DiffId;
 
@@ -155,6 +156,13 @@ pub enum MountKind {
     Tmpfs {
         /// `None` for the system's.
         size: Option<u64>,
+    },
+    /// A file or directory of this machine (`--volume`), itself and not a copy.
+    Host {
+        /// Which.
+        source: PathBuf,
+        /// Whether the step may write to it.
+        writable: bool,
     },
     /// A secret: its value is no part of the graph.
     Secret(SecretMount),
@@ -316,7 +324,9 @@ impl Mount {
         match &self.kind {
             MountKind::Bind { origin, .. } => Some(origin),
             MountKind::Cache(cache) => cache.seed.as_ref(),
-            MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => None,
+            MountKind::Tmpfs { .. } | MountKind::Host { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => {
+                None
+            }
         }
     }
 }

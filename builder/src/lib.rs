@@ -41,6 +41,7 @@ pub mod remote;
 pub mod rootfs;
 pub mod sandbox;
 pub mod solver;
+mod squash;
 pub mod ssh;
 pub mod tree;
 pub mod url;

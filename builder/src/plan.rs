@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dockerfile::{self, Dockerfile, ParseError, ValueError, Word};
 use crate::epoch::{Epoch, SOURCE_DATE_EPOCH};
-use crate::graph::{ExtraHost, Graph, Network, StageId};
+use crate::graph::{ExtraHost, Graph, Mount, Network, StageId};
 use crate::image::{Image, Platform};
 use crate::lint::Linter;
 use crate::reference::Reference;
@@ -39,6 +39,8 @@ pub struct Request {
     pub network: Option<Network>,
     /// `--add-host`.
     pub hosts: Vec<ExtraHost>,
+    /// `--volume`: what every RUN sees.
+    pub volumes: Vec<Mount>,
     /// `--shm-size`, `--ulimit`, `--cgroup-parent`.
     pub limits: Limits,
     /// `--allow`.

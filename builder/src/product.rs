@@ -8,7 +8,9 @@ use serde_json::json;
 
 use crate::cache::{self, Key};
 use crate::epoch::Epoch;
-use crate::image::{Image, ImageError};
+use crate::export::{ExportError, merged};
+use crate::image::{History, Image, ImageError};
+use crate::squash::squash;
 
 /// Why an image cannot be made into another one.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,9 @@ pub enum ProductError {
         /// What is wrong.
         source: WriteError,
     },
+    /// The layers cannot be made one.
+    #[error("cannot make one layer of those of the build")]
+    Squash(#[from] ExportError),
     /// The new image cannot be written.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -51,6 +56,46 @@ impl Product {
             *layer = clamped_layer(store, *layer, epoch)?;
         }
         Ok(Image::write(store, config, self.base.as_ref())?)
+    }
+
+    /// The same files with all that the build added in one layer.
+    ///
+    /// # Errors
+    /// [`ProductError`].
+    pub fn squashed(self, store: &Store) -> Result<Self, ProductError> {
+        let (below, own) = self.image.layers().split_at(self.inherited());
+        if own.len() < 2 {
+            return Ok(self);
+        }
+        let key = Key::new(self.image.layers(), "squash", json!(below.len()));
+        let layer = match cache::find(store, &key)?.and_then(|record| record.layer) {
+            Some(layer) => layer,
+            None => {
+                let work = store.work_dir()?;
+                let failed = |source| ProductError::Squash(ExportError::Tar { source });
+                let mut writer = LayerWriter::new(work.path()).map_err(failed)?;
+                let (old, new) = (merged(store, below)?, merged(store, self.image.layers())?);
+                squash(&old, &new, &mut writer)?;
+                let written = writer.finish().map_err(failed)?;
+                let layer = store.publish_layer(work, &written)?.diff_id();
+                let created = self.image.config.created.clone();
+                cache::keep(store, &key, Some(layer), created.unwrap_or_default())?;
+                layer
+            }
+        };
+        let mut config = self.image.config.clone();
+        config.rootfs.diff_ids = [below, &[layer]].concat();
+        let inherited = self.base.as_ref().map_or(0, |base| base.config.history.len());
+        for entry in config.history.iter_mut().skip(inherited) {
+            entry.empty_layer = true;
+        }
+        config.history.push(History {
+            created: config.created.clone(),
+            comment: Some(format!("{} layers as one", own.len())),
+            ..History::default()
+        });
+        let image = Image::write(store, config, self.base.as_ref())?;
+        Ok(Self { image, ..self })
     }
 
     /// How many of the layers are those of the base.

@@ -31,10 +31,12 @@ use crate::sandbox::{BUILD_HOSTNAME, Exit, Secret, Signaller};
 
 mod ahead;
 mod copy;
+mod jobs;
 mod once;
 mod origins;
 
 use ahead::Ahead;
+pub use jobs::Jobs;
 use once::{Once, Turn};
 
 /// Whether earlier results may be taken.
@@ -219,6 +221,8 @@ pub struct Solver<'a> {
     pub fetcher: &'a Fetcher<'a>,
     /// Whether the cache is asked.
     pub policy: CachePolicy,
+    /// How many steps are executed at once.
+    pub jobs: &'a Jobs,
     /// Hears of everything.
     pub listener: Listener<'a>,
     /// Stops the build.
@@ -437,7 +441,13 @@ impl Solver<'_> {
             claim.done(&record);
             return Ok((record, Outcome::Cached));
         }
-        let layer = execute()?;
+        let layer = {
+            let _job = self.jobs.begin();
+            if self.stop.is_stopped() {
+                return Err(StepError::Stopped);
+            }
+            execute()?
+        };
         let created = jiff::Timestamp::now().to_string();
         let record = cache::keep(self.store, &key, layer, created)?;
         claim.done(&record);

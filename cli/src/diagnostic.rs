@@ -79,7 +79,10 @@ impl Error for UsageError {}
 
 /// The exit status that an error asks for itself.
 pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
-    error.is::<UsageError>().then_some(USAGE)
+    match error.downcast_ref::<Hinted>() {
+        Some(hinted) => exit_code(&hinted.error),
+        None => error.is::<UsageError>().then_some(USAGE),
+    }
 }
 
 /// Adds to an error what its reader can do about it.
@@ -187,6 +190,12 @@ mod tests {
             describe(&error, false),
             "mica: error: cannot load\n  caused by: cannot read it\n  caused by: it is gone\n  hint: look elsewhere\n"
         );
+    }
+
+    #[test]
+    fn a_hint_does_not_change_the_exit_status() {
+        assert_eq!(exit_code(&hint(usage_error("wrong"), "try another")), Some(USAGE));
+        assert_eq!(exit_code(&hint(anyhow!("gone"), "look elsewhere")), None);
     }
 
     #[test]

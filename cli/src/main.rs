@@ -17,6 +17,7 @@ mod location;
 mod progress;
 mod render;
 mod signals;
+mod volume;
 
 use args::Cli;
 use config::Context;

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use mica_builder::event::Event;
 
 mod plain;
+mod rawjson;
 mod tty;
 
 /// How progress is shown.
@@ -15,10 +16,13 @@ pub enum Style {
     Auto,
     /// Line by line, with all output of the steps
     Plain,
-    /// A picture that is redrawn
+    /// A picture that is redrawn, if stderr is a terminal
     Tty,
     /// Nothing but errors
     Quiet,
+    /// A line of JSON for each event, as BuildKit has it
+    #[value(name = "rawjson")]
+    RawJson,
 }
 
 /// Draws a build's events. Ended by dropping it.
@@ -27,6 +31,8 @@ pub enum Progress {
     Plain(plain::Plain),
     /// Redrawn.
     Tty(tty::Tty),
+    /// As lines of JSON.
+    RawJson(rawjson::RawJson),
     /// Not at all, but for what a step that fails has written.
     Quiet(plain::Tail),
 }
@@ -36,9 +42,9 @@ impl Progress {
     pub fn start(style: Style) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         match style {
-            Style::Tty => Self::Tty(tty::Tty::start()),
-            Style::Auto if is_terminal => Self::Tty(tty::Tty::start()),
-            Style::Auto | Style::Plain => Self::Plain(plain::Plain::default()),
+            Style::Tty | Style::Auto if is_terminal => Self::Tty(tty::Tty::start()),
+            Style::RawJson => Self::RawJson(rawjson::RawJson::default()),
+            Style::Tty | Style::Auto | Style::Plain => Self::Plain(plain::Plain::default()),
             Style::Quiet => Self::Quiet(plain::Tail::default()),
         }
     }
@@ -48,6 +54,7 @@ impl Progress {
         match self {
             Self::Plain(plain) => plain.show(event),
             Self::Tty(tty) => tty.show(event),
+            Self::RawJson(json) => json.show(event),
             Self::Quiet(tail) => tail.show(event),
         }
     }
@@ -57,6 +64,7 @@ impl Progress {
         match self {
             Self::Plain(_) => plain::write(&format!("{text}\n")),
             Self::Tty(tty) => tty.note(text),
+            Self::RawJson(json) => json.note(text),
             Self::Quiet(_) => {}
         }
     }

@@ -20,12 +20,60 @@ use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, makedev, mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, geteuid, linkat, symlinkat, unlinkat};
+use nix::unistd::{
+    Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, getegid, geteuid, linkat, symlinkat, unlinkat,
+};
 
-use super::{ExportError, children, content};
+use super::{ExportError, children, content, sys};
 
 /// The most directories that are kept open for hard links yet to come; beyond it links become files of their own.
 const OPEN_LIMIT: usize = 256;
+
+/// How files are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Manner {
+    /// Whose they are.
+    pub owners: Owners,
+    /// The time of all of them, in place of their own.
+    pub time: Option<Timestamp>,
+}
+
+/// Whose the files are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owners {
+    /// The image's: only root can give files away.
+    Image,
+    /// Of who makes them. Devices are left out, which only root can make.
+    Own,
+}
+
+/// How many files are not what they are in the image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lost {
+    /// Those that have another owner.
+    pub owners: u64,
+    /// Devices that were left out.
+    pub devices: u64,
+    /// Extended attributes that could not be set.
+    pub attributes: u64,
+}
+
+/// Like [`place_as`], with the image's owners where the user is root, and the image's times.
+///
+/// # Errors
+/// As [`place_as`].
+pub fn place(
+    overlay: &Overlay,
+    top: &ImagePath,
+    follow: Follow,
+    destination: &Path,
+) -> Result<Lost, ExportError> {
+    let owners = match geteuid().is_root() {
+        true => Owners::Image,
+        false => Owners::Own,
+    };
+    place_as(overlay, top, follow, destination, Manner { owners, time: None })
+}
 
 /// Copies what is at `top` in the image to `destination`, a path of this machine whose directory exists. A directory
 /// is merged into a directory that is there; other things are replaced. `follow` says whether a symbolic link at `top`
@@ -33,12 +81,13 @@ const OPEN_LIMIT: usize = 256;
 ///
 /// # Errors
 /// [`ExportError`]; part of the files may be there then.
-pub fn place(
+pub(super) fn place_as(
     overlay: &Overlay,
     top: &ImagePath,
     follow: Follow,
     destination: &Path,
-) -> Result<(), ExportError> {
+    manner: Manner,
+) -> Result<Lost, ExportError> {
     let attr = overlay
         .resolve(top, follow)
         .map_err(|source| ExportError::Image {
@@ -47,7 +96,8 @@ pub fn place(
         })?;
     let mut placing = Placing {
         overlay,
-        is_root: geteuid().is_root(),
+        manner,
+        lost: Lost::default(),
         links: HashMap::new(),
     };
     let write = |errno: Errno| failed(destination, errno);
@@ -74,7 +124,8 @@ pub fn place(
         name,
         path: destination.to_owned(),
     };
-    placing.node(&at, top, &attr, follow)
+    placing.node(&at, top, &attr, follow)?;
+    Ok(placing.lost)
 }
 
 /// Where a node is to be made.
@@ -87,7 +138,8 @@ struct At<'a> {
 
 struct Placing<'a> {
     overlay: &'a Overlay,
-    is_root: bool,
+    manner: Manner,
+    lost: Lost,
     /// The directories and names that hold nodes with several names.
     links: HashMap<u64, (OwnedFd, Vec<u8>)>,
 }
@@ -132,8 +184,8 @@ impl Placing<'_> {
                 symlinkat(OsStr::from_bytes(&target), at.directory, at.name).map_err(write)?;
             }
             Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => {
-                if attr.kind != Kind::Fifo && !self.is_root {
-                    tracing::warn!(%path, "a device is left out: only root can make it");
+                if attr.kind != Kind::Fifo && self.manner.owners == Owners::Own {
+                    self.lost.devices += 1;
                     return Ok(());
                 }
                 let kind = SFlag::from_bits_truncate(attr.kind.file_type_bits());
@@ -149,7 +201,7 @@ impl Placing<'_> {
             }
             Kind::Directory | Kind::Socket => return Ok(()),
         }
-        self.metadata(at, attr)
+        self.metadata(at, path, attr)
     }
 
     fn file(&self, at: &At<'_>, path: &ImagePath, attr: &Attr) -> Result<(), ExportError> {
@@ -200,12 +252,15 @@ impl Placing<'_> {
             name: OsStr::new("."),
             path: at.path.clone(),
         };
-        self.metadata(&at, attr)
+        self.metadata(&at, path, attr)
     }
 
-    fn metadata(&self, at: &At<'_>, attr: &Attr) -> Result<(), ExportError> {
+    fn metadata(&mut self, at: &At<'_>, path: &ImagePath, attr: &Attr) -> Result<(), ExportError> {
         let write = |errno: Errno| failed(&at.path, errno);
-        if self.is_root {
+        if self.manner.owners == Owners::Own {
+            let own = (geteuid().as_raw(), getegid().as_raw());
+            self.lost.owners += u64::from((attr.uid, attr.gid) != own);
+        } else {
             let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
             let owned = fchownat(
                 at.directory,
@@ -216,9 +271,7 @@ impl Placing<'_> {
             );
             match owned {
                 // Root of a user namespace may not have the ID.
-                Err(Errno::EINVAL | Errno::EPERM) => {
-                    tracing::warn!(path = %at.path.display(), uid = attr.uid, gid = attr.gid, "cannot give it its owner");
-                }
+                Err(Errno::EINVAL | Errno::EPERM) => self.lost.owners += 1,
                 other => other.map_err(write)?,
             }
         }
@@ -227,7 +280,8 @@ impl Placing<'_> {
             // The name was just made by us and is no symbolic link.
             fchmodat(at.directory, at.name, mode, FchmodatFlags::FollowSymlink).map_err(write)?;
         }
-        let time = time_spec(attr.mtime);
+        self.attributes(at, path, attr)?;
+        let time = time_spec(self.manner.time.unwrap_or(attr.mtime));
         utimensat(
             at.directory,
             at.name,
@@ -236,6 +290,26 @@ impl Placing<'_> {
             UtimensatFlags::NoFollowSymlink,
         )
         .map_err(write)
+    }
+}
+
+impl Placing<'_> {
+    /// Sets the extended attributes, after the owner, since a change of that takes capabilities away.
+    fn attributes(&mut self, at: &At<'_>, path: &ImagePath, attr: &Attr) -> Result<(), ExportError> {
+        let image = |source| ExportError::Image {
+            path: path.clone(),
+            source,
+        };
+        for name in self.overlay.xattr_names(attr.ino).map_err(image)? {
+            let value = self.overlay.xattr(attr.ino, &name).map_err(image)?;
+            match sys::set_xattr(at.directory, at.name, &name, &value) {
+                Ok(()) => {}
+                // The file system, or the user, cannot have it.
+                Err(Errno::EOPNOTSUPP | Errno::EPERM | Errno::EINVAL) => self.lost.attributes += 1,
+                Err(errno) => return Err(failed(&at.path, errno)),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,11 @@ use mica_fs::layer::Timestamp;
 
 use super::*;
 
+const MANNER: Manner = Manner {
+    owners: Owners::Image,
+    time: None,
+};
+
 /// A store with one layer.
 fn world() -> (tempfile::TempDir, Store, Vec<DiffId>) {
     let directory = tempfile::tempdir().unwrap();
@@ -63,7 +68,7 @@ fn file(writer: &mut LayerWriter, path: &str, mode: u32, mut bytes: &[u8]) {
 fn files_come_out_as_they_are() {
     let (directory, store, layers) = world();
     let out = directory.path().join("out");
-    root_directory(&store, &layers, &out).unwrap();
+    root_directory(&store, &layers, &out, MANNER).unwrap();
     let tool = std::fs::metadata(out.join("bin/tool")).unwrap();
     assert_eq!(
         (tool.mode() & 0o7777, tool.mtime(), tool.nlink()),
@@ -79,7 +84,7 @@ fn files_come_out_as_they_are() {
         "../../../../tmp"
     );
     // A second time replaces what is there.
-    root_directory(&store, &layers, &out).unwrap();
+    root_directory(&store, &layers, &out, MANNER).unwrap();
 }
 
 #[test]
@@ -91,25 +96,61 @@ fn links_in_the_destination_are_not_followed() {
     }
     symlink(&outside, out.join("etc")).unwrap();
     assert!(matches!(
-        root_directory(&store, &layers, &out),
+        root_directory(&store, &layers, &out, MANNER),
         Err(ExportError::Write { .. })
     ));
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    let left: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["etc"], "nothing was written");
 
     std::fs::remove_file(out.join("etc")).unwrap();
     std::fs::write(outside.join("victim"), "untouched").unwrap();
     std::fs::create_dir_all(out.join("etc")).unwrap();
     symlink(outside.join("victim"), out.join("etc/secret")).unwrap();
-    root_directory(&store, &layers, &out).unwrap();
+    root_directory(&store, &layers, &out, MANNER).unwrap();
     assert_eq!(std::fs::read(outside.join("victim")).unwrap(), b"untouched");
     assert_eq!(std::fs::read(out.join("etc/secret")).unwrap(), b"x");
+}
+
+#[test]
+fn files_have_the_time_and_the_owner_that_are_asked_for() {
+    let (directory, store, layers) = world();
+    let above = layer(&store, |writer| {
+        let mut attributes = metadata(0o644);
+        attributes.uid = 12_345;
+        attributes.xattrs.insert(b"user.kind".to_vec(), b"test".to_vec());
+        let device = mica_fs::layer::Device { major: 1, minor: 3 };
+        writer
+            .add(&path_of("dev"), &attributes, NewNode::CharDevice(device))
+            .unwrap();
+        let content = &mut &b"x"[..];
+        writer
+            .add(&path_of("owned"), &attributes, NewNode::File { size: 1, content })
+            .unwrap();
+    });
+    let out = directory.path().join("made/out");
+    let manner = Manner {
+        owners: Owners::Own,
+        time: Some(Timestamp::from_seconds(77)),
+    };
+    let lost = root_directory(&store, &[layers[0], above], &out, manner).unwrap();
+    assert_eq!((lost.owners > 0, lost.devices), (true, 1));
+    assert!(!out.join("dev").exists());
+    for path in ["owned", "bin/tool", "bin"] {
+        assert_eq!(std::fs::metadata(out.join(path)).unwrap().mtime(), 77, "{path}");
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    assert_eq!(std::fs::metadata(out.join("owned")).unwrap().uid(), me);
 }
 
 #[test]
 fn the_tar_holds_the_same_tree() {
     let (_directory, store, layers) = world();
     let mut bytes = Vec::new();
-    root_tar(&store, &layers, &mut bytes).unwrap();
+    root_tar(&store, &layers, None, &mut bytes).unwrap();
     let copy = store.import_layer(&mut &bytes[..], None).unwrap().diff_id();
     let (old, new) = (merged(&store, &layers).unwrap(), merged(&store, &[copy]).unwrap());
     let mut differences = Vec::new();

@@ -125,6 +125,10 @@ enum Kind<'a> {
     Tmpfs {
         size: Option<u64>,
     },
+    Host {
+        source: &'a Path,
+        writable: bool,
+    },
     Secret(&'a SecretMount),
     Ssh(&'a SshMount),
 }
@@ -148,6 +152,10 @@ impl<'a> Resolved<'a> {
                 seed: mount.seed.as_ref().map(find).transpose()?,
             },
             MountKind::Tmpfs { size } => Kind::Tmpfs { size: *size },
+            MountKind::Host { source, writable } => Kind::Host {
+                source,
+                writable: *writable,
+            },
             MountKind::Secret(mount) => Kind::Secret(mount),
             MountKind::Ssh(mount) => Kind::Ssh(mount),
         };
@@ -161,6 +169,7 @@ impl<'a> Resolved<'a> {
         match &self.kind {
             Kind::Bind { part, .. } => part.is_directory(),
             Kind::Cache { .. } | Kind::Tmpfs { .. } => true,
+            Kind::Host { source, .. } => source.is_dir(),
             Kind::Secret(_) | Kind::Ssh(_) => false,
         }
     }
@@ -181,6 +190,8 @@ impl<'a> Resolved<'a> {
                 "rw": mount.writable,
             }),
             Kind::Tmpfs { size } => json!({"type": "tmpfs", "target": target, "size": size}),
+            // What it holds, and where it is on this machine, are no part of it, as with a cache.
+            Kind::Host { writable, .. } => json!({"type": "host", "target": target, "rw": writable}),
             Kind::Secret(mount) => json!({
                 "type": "secret",
                 "target": target,
@@ -255,6 +266,10 @@ impl<'a> Ready<'a> {
                 Kind::Tmpfs { size } => sandbox::MountKind::Tmpfs {
                     size: *size,
                     mode: TMPFS_MODE,
+                },
+                Kind::Host { source, writable } => sandbox::MountKind::Bind {
+                    source: source.to_path_buf(),
+                    access: access(*writable),
                 },
                 Kind::Secret(SecretMount { id, permissions, .. }) => sandbox::MountKind::File {
                     content: means.secrets.get(id).cloned().unwrap_or_default(),

@@ -442,7 +442,7 @@ impl<'a> Evaluator<'a> {
             workdir: self.workdir_text().to_owned(),
             network: flags.network,
             hosts: self.planner.request.hosts.clone(),
-            mounts: flags.mounts,
+            mounts: [self.planner.request.volumes.clone(), flags.mounts].concat(),
             hostname: self.planner.request.build_args.get(HOSTNAME_ARGUMENT).cloned(),
             security: flags.security,
             limits: self.planner.request.limits.clone(),

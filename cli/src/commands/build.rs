@@ -1,13 +1,15 @@
 //! `mica build`: an image from a Dockerfile.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use mica_builder::build::build;
 use mica_builder::dockerfile::parse;
+use mica_builder::export::Owners;
 use mica_builder::lint::Linter;
 use mica_builder::remote::Fetcher;
-use mica_builder::sandbox::{self, UserNs};
-use mica_builder::solver::{CachePolicy, Solver, Stop};
+use mica_builder::sandbox::{self, IdMode, UserNs};
+use mica_builder::solver::{CachePolicy, Jobs, Solver, Stop};
 
 use crate::config::Context;
 use crate::diagnostic::hint;
@@ -54,9 +56,12 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         parse(&source.text).map_err(|e| source.error(&e))?;
     }
     // The user namespace comes before the first thread, and so before the progress display.
+    let mut owners = Owners::Own;
     if call.is_none() {
         deliver::check_stdout(&outputs)?;
-        enter_sandbox()?;
+        if enter_sandbox()? == IdMode::Root {
+            owners = Owners::Image;
+        }
         notes.extend(request::without_cgroup(&mut request));
     }
     let store = &*context.store()?;
@@ -94,6 +99,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         args.display.progress
     });
+    let jobs = Jobs::new(NonZeroUsize::new(args.steps.jobs));
     let policy = match args.cache.no_cache {
         Some(true) => CachePolicy::Refresh,
         _ => CachePolicy::Use,
@@ -107,12 +113,14 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             agents: &agents,
             fetcher: &fetcher,
             policy,
+            jobs: &jobs,
             listener: &|event| progress.show(event),
             stop: &stop,
         };
         build(&dockerfile, &request, &solver, &linter)
     })?;
     let product = match result {
+        Ok(product) if args.image.squash == Some(true) => product.squashed(store)?,
         Ok(product) => product,
         Err(error) => {
             drop(progress);
@@ -124,7 +132,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     for note in notes {
         progress.note(&note);
     }
-    let id = deliver::deliver(store, &product, &outputs, &args.output, &progress)?;
+    let id = deliver::deliver(store, (&product, owners), &outputs, &args.output, &progress)?;
     drop(progress);
     let stdout_is_taken = outputs
         .iter()
@@ -135,10 +143,10 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Enters the namespaces in which steps are executed. To be called while there is one thread only.
-pub fn enter_sandbox() -> anyhow::Result<()> {
-    sandbox::enter(UserNs::Auto).map_err(|e| with_hint(e.remedy(), e))?;
-    Ok(())
+/// Enters the namespaces in which steps are executed; returns how ids are mapped there. To be called while there is one thread only.
+pub fn enter_sandbox() -> anyhow::Result<IdMode> {
+    let entered = sandbox::enter(UserNs::Auto).map_err(|e| with_hint(e.remedy(), e))?;
+    Ok(entered.mode)
 }
 
 /// Adds a hint, where there is one.

@@ -3,23 +3,22 @@
 use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use mica_builder::graph::Network;
 use mica_builder::image::Image;
 use mica_builder::op::identity::Accounts;
-use mica_builder::op::run::{self, credentials, environment, virtual_node, working_directory};
+use mica_builder::op::run::{self, credentials, environment, working_directory};
 use mica_builder::rootfs::Rootfs;
-use mica_builder::sandbox::{Access, Mount, MountKind, Spec, Stdin, Stdio, terminal};
-use mica_fs::overlay::VirtualNode;
+use mica_builder::sandbox::{Spec, Stdin, Stdio, terminal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::commands::build::{enter_sandbox, with_hint};
 use crate::config::Context;
 use crate::diagnostic::usage_error;
+use crate::volume::Volume;
 
 /// Run a command in an image
 ///
@@ -227,58 +226,4 @@ fn variables(args: &Args, image: &Image) -> Vec<(String, String)> {
         .chain(image)
         .chain(args.env.iter().filter_map(pair))
         .collect()
-}
-
-/// One `-v`.
-#[derive(Debug)]
-struct Volume {
-    source: PathBuf,
-    target: String,
-    access: Access,
-}
-
-impl Volume {
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let parts: Vec<_> = text.split(':').collect();
-        let (source, target, access) = match parts.as_slice() {
-            [source, target] | [source, target, "rw"] => (source, target, Access::ReadWrite),
-            [source, target, "ro"] => (source, target, Access::ReadOnly),
-            _ => {
-                return Err(usage_error(format!(
-                    "--volume {text}: the form is HOST:PATH[:ro]"
-                )));
-            }
-        };
-        if !target.starts_with('/') {
-            return Err(usage_error(format!(
-                "--volume {text}: the path inside must be absolute"
-            )));
-        }
-        let source =
-            std::fs::canonicalize(source).with_context(|| format!("--volume {text}: cannot use {source}"))?;
-        Ok(Self {
-            source,
-            target: (*target).to_owned(),
-            access,
-        })
-    }
-
-    /// What there must be in the image for it to be mounted on.
-    fn mount_point(&self) -> Option<mica_fs::overlay::Virtual> {
-        let node = match self.source.is_dir() {
-            true => VirtualNode::Directory,
-            false => VirtualNode::File(Vec::new()),
-        };
-        virtual_node(&self.target, node)
-    }
-
-    fn into_mount(self) -> Mount {
-        Mount {
-            kind: MountKind::Bind {
-                source: self.source,
-                access: self.access,
-            },
-            target: self.target.into(),
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! Progress line by line, in the form of BuildKit's: `#3 [2/4] RUN make`, `#3 0.512 output`, `#3 DONE 1.2s`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -20,7 +20,12 @@ struct State {
     begin: Instant,
     /// Output after the last newline.
     rest: Vec<u8>,
+    /// The last lines, for the case that the step fails.
+    last: VecDeque<String>,
 }
+
+/// How many lines of a step that failed are shown again: those of others may have come between.
+const SHOWN_AGAIN: usize = 10;
 
 impl Plain {
     /// Shows an event.
@@ -32,6 +37,7 @@ impl Plain {
                     let state = State {
                         begin: Instant::now(),
                         rest: Vec::new(),
+                        last: VecDeque::new(),
                         planned,
                     };
                     (state.planned.number, state)
@@ -62,7 +68,11 @@ impl Plain {
                     Outcome::Canceled => "CANCELED".to_owned(),
                 };
                 let rest = state.lines(true);
-                write(&format!("{rest}#{} {end}\n\n", number.0 + 1));
+                let again = match outcome {
+                    Outcome::Failed => state.again(),
+                    Outcome::Cached | Outcome::Done | Outcome::Canceled => String::new(),
+                };
+                write(&format!("{rest}#{} {end}\n\n{again}", number.0 + 1));
             }
         }
     }
@@ -78,10 +88,25 @@ impl State {
         };
         let seconds = self.begin.elapsed().as_secs_f64();
         let complete: Vec<u8> = self.rest.drain(..end).collect();
-        String::from_utf8_lossy(&complete)
-            .lines()
-            .map(|line| format!("#{} {seconds:.3} {}\n", self.planned.number.0 + 1, clean(line)))
-            .collect()
+        let mut text = String::new();
+        for line in String::from_utf8_lossy(&complete).lines() {
+            let line = format!("{seconds:.3} {}", clean(line));
+            text.push_str(&format!("#{} {line}\n", self.planned.number.0 + 1));
+            if self.last.len() == SHOWN_AGAIN {
+                self.last.pop_front();
+            }
+            self.last.push_back(line);
+        }
+        text
+    }
+
+    /// The end of the output of a step that failed, under its name.
+    fn again(&self) -> String {
+        if self.last.is_empty() {
+            return String::new();
+        }
+        let lines: String = self.last.iter().map(|line| format!("{line}\n")).collect();
+        format!("------\n > {}:\n{lines}------\n", title(&self.planned))
     }
 }
 

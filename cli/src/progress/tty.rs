@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use mica_builder::event::{Event, Outcome, Planned, StepNumber};
 
 use super::plain::{clean, title, write};
+use crate::diagnostic::wants_color;
 
 /// How many lines of output a running step shows.
 const SHOWN: usize = 6;
@@ -71,8 +72,12 @@ impl Drop for Tty {
 struct Picture {
     planned: BTreeMap<StepNumber, Planned>,
     running: BTreeMap<StepNumber, Running>,
-    /// How many lines the picture takes up on the terminal.
-    height: usize,
+    /// When the build was planned.
+    begin: Option<Instant>,
+    /// How many steps have ended.
+    ended: usize,
+    /// How many characters each line of the picture on the terminal has.
+    drawn: Vec<usize>,
     last: Option<Instant>,
 }
 
@@ -85,7 +90,10 @@ struct Running {
 impl Picture {
     fn take(&mut self, event: Event) {
         match event {
-            Event::Plan(plan) => self.planned.extend(plan.into_iter().map(|p| (p.number, p))),
+            Event::Plan(plan) => {
+                self.begin = Some(Instant::now());
+                self.planned.extend(plan.into_iter().map(|p| (p.number, p)));
+            }
             Event::Started(number) => {
                 let running = Running {
                     begin: Instant::now(),
@@ -114,16 +122,24 @@ impl Picture {
     /// The lines that stay on the terminal for a step that has ended.
     fn finished(&mut self, number: StepNumber, outcome: Outcome, elapsed: Duration) -> String {
         let running = self.running.remove(&number);
+        self.ended += 1;
         let Some(planned) = self.planned.get(&number) else {
             return String::new();
         };
         let (mark, end) = match outcome {
             Outcome::Cached => (" => CACHED ", String::new()),
-            Outcome::Done => (" => ", format!("{:.1}s", elapsed.as_secs_f64())),
-            Outcome::Failed => (" => ERROR ", format!("{:.1}s", elapsed.as_secs_f64())),
+            Outcome::Done => (" => ", seconds(elapsed)),
+            Outcome::Failed => (" => ERROR ", seconds(elapsed)),
             Outcome::Canceled => (" => CANCELED ", String::new()),
         };
-        let mut text = line(&format!("{mark}{}", title(planned)), &end, width());
+        let mut text = line(&format!("{mark}{}", title(planned)), &end, size().columns);
+        if wants_color(true) {
+            text = match outcome {
+                Outcome::Cached => format!("\x1b[36m{text}\x1b[0m"),
+                Outcome::Done | Outcome::Canceled => text,
+                Outcome::Failed => format!("\x1b[31m{text}\x1b[0m"),
+            };
+        }
         if outcome == Outcome::Failed
             && let Some(mut running) = running
         {
@@ -137,30 +153,54 @@ impl Picture {
 
     /// Writes `above` over the old picture, and the new picture below it.
     fn redraw(&mut self, above: &str) {
-        let width = width();
+        let Size { rows, columns } = size();
         let mut text = String::new();
-        if self.height > 0 {
-            let _ = write!(text, "\x1b[{}A", self.height);
+        // A terminal that has become narrower has broken the lines.
+        let height: usize = self
+            .drawn
+            .iter()
+            .map(|length| length.div_ceil(columns).max(1))
+            .sum();
+        if height > 0 {
+            let _ = write!(text, "\x1b[{}A", height.min(rows));
         }
         text.push_str("\r\x1b[J");
         text.push_str(above);
-        let mut height = 0;
+        let lines = self.lines(rows, columns);
+        self.drawn = lines.iter().map(|line| line.trim_end().chars().count()).collect();
+        lines.iter().for_each(|line| text.push_str(line));
+        self.last = Some(Instant::now());
+        write(&text);
+    }
+
+    /// The picture: how far the build is, and the steps that run with the end of their output, as far as they fit.
+    fn lines(&self, rows: usize, columns: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        let (Some(begin), false) = (self.begin, self.running.is_empty()) else {
+            return lines;
+        };
+        // The last row holds the cursor, the one before it the summary.
+        let room = rows.saturating_sub(2);
+        let shown = (room / self.running.len()).saturating_sub(1).min(SHOWN);
         for (number, running) in &self.running {
             let Some(planned) = self.planned.get(number) else {
                 continue;
             };
-            let end = format!("{:.1}s", running.begin.elapsed().as_secs_f64());
-            text.push_str(&line(&format!(" => {}", title(planned)), &end, width));
-            height += 1;
-            for output in running.lines.iter().rev().take(SHOWN).rev() {
-                text.push_str(&line(&format!(" => => {output}"), "", width));
-                height += 1;
+            let end = seconds(running.begin.elapsed());
+            lines.push(line(&format!(" => {}", title(planned)), &end, columns));
+            for output in running.lines.iter().rev().take(shown).rev() {
+                lines.push(line(&format!(" => => {output}"), "", columns));
             }
         }
-        self.height = height;
-        self.last = Some(Instant::now());
-        write(&text);
+        lines.truncate(room);
+        let count = format!("[+] Building ({}/{})", self.ended, self.planned.len());
+        lines.push(line(&count, &seconds(begin.elapsed()), columns));
+        lines
     }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1}s", time.as_secs_f64())
 }
 
 impl Running {
@@ -213,12 +253,23 @@ fn line(text: &str, end: &str, width: usize) -> String {
     format!("{cut}{end}\n")
 }
 
-/// The terminal's width; 80 where it cannot be told.
-fn width() -> usize {
-    let size = mica_builder::sandbox::terminal::Size::of(std::io::stderr());
-    size.map(|size| usize::from(size.columns))
-        .filter(|&columns| columns >= 20)
-        .unwrap_or(80)
+/// The size of the terminal in characters.
+struct Size {
+    rows: usize,
+    columns: usize,
+}
+
+/// The terminal's size, or what is usual where it cannot be told; never less than what a picture needs.
+fn size() -> Size {
+    let size = mica_builder::sandbox::terminal::Size::of(std::io::stderr()).unwrap_or_default();
+    let or = |number: u16, usual: usize, least: usize| match usize::from(number) {
+        0 => usual,
+        number => number.max(least),
+    };
+    Size {
+        rows: or(size.rows, 24, 3),
+        columns: or(size.columns, 80, 20),
+    }
 }
 
 #[cfg(test)]

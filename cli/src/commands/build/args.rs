@@ -10,14 +10,17 @@ use crate::progress::Style;
 /// mount of the layers so far. Steps whose command, base and copied files are the same as in an earlier build are
 /// taken from the cache. The image goes into the store, unless --output says otherwise.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    args_override_self = true,
+    after_help = "Examples:\n  \
     mica build -t hello .\n  \
     mica build -t hello:1.0 -f docker/Dockerfile --build-arg VERSION=1.0 --target release .\n  \
     mica build -o type=oci,dest=hello.tar,compression=zstd -o type=local,dest=out .\n  \
     SOURCE_DATE_EPOCH=0 mica build -o type=oci,dest=hello.tar,rewrite-timestamp=true .\n  \
     mica build -t hello https://example.com/hello.git#main:docker\n  \
     echo 'FROM busybox' | mica build -t copy -\n\n\
-    What is the same in the environment: BUILDKIT_PROGRESS is --progress, SOURCE_DATE_EPOCH is a build argument.")]
+    What is the same in the environment: BUILDKIT_PROGRESS is --progress, SOURCE_DATE_EPOCH is a build argument."
+)]
 pub struct Args {
     /// The build context: a directory, the URL of a Git repository (https://HOST/REPO.git#REF:DIRECTORY), the URL of a
     /// tar or a Dockerfile; or `-` for a tar or a Dockerfile on stdin
@@ -95,6 +98,10 @@ pub struct ImageArgs {
     /// Set an annotation of the manifest, or with `manifest-descriptor:` before it of its entry in an archive's index
     #[arg(long, value_name = "[KIND:]NAME=VALUE")]
     pub annotation: Vec<String>,
+
+    /// Make one layer of all that the build adds to its base
+    #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub squash: Option<bool>,
 }
 
 /// Where the result goes.
@@ -144,6 +151,11 @@ pub struct StepArgs {
     #[arg(long, value_name = "ID[=SOCKET|KEY,...]")]
     pub ssh: Vec<String>,
 
+    /// Show every RUN a file or directory of this machine, itself and not a copy. What it holds is not part of the
+    /// cache
+    #[arg(long, short, value_name = "HOST:PATH[:ro]")]
+    pub volume: Vec<String>,
+
     /// What RUN can reach, where it does not say so itself
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: NetworkMode,
@@ -167,6 +179,10 @@ pub struct StepArgs {
     /// The control group in which each RUN gets one of its own
     #[arg(long, value_name = "GROUP")]
     pub cgroup_parent: Option<String>,
+
+    /// How many steps may be executed at once; 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub jobs: usize,
 }
 
 /// What is taken from earlier builds.

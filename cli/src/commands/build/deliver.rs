@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use mica_builder::archive::{self, Entry};
-use mica_builder::export;
+use mica_builder::epoch::Epoch;
+use mica_builder::export::{self, Manner, Owners};
 use mica_builder::image::{Descriptor, Image};
 use mica_builder::product::Product;
 use mica_builder::reference::Reference;
@@ -41,13 +42,13 @@ pub fn check_stdout(outputs: &[Output]) -> anyhow::Result<()> {
     }
 }
 
-/// Delivers. Returns the image's ID.
+/// Delivers; files in a directory have `owners`. Returns the image's ID.
 ///
 /// # Errors
 /// If something cannot be written; what was to be written whole is not there then.
 pub fn deliver(
     store: &Store,
-    product: &Product,
+    (product, owners): (&Product, Owners),
     outputs: &[Output],
     args: &OutputArgs,
     progress: &Progress,
@@ -55,6 +56,7 @@ pub fn deliver(
     let mut delivery = Delivery {
         store,
         product,
+        owners,
         progress,
         delivered: None,
         tags: Vec::new(),
@@ -86,6 +88,7 @@ pub fn deliver(
 struct Delivery<'a> {
     store: &'a Store,
     product: &'a Product,
+    owners: Owners,
     progress: &'a Progress,
     delivered: Option<Delivered>,
     tags: Vec<(Reference, Image)>,
@@ -145,12 +148,31 @@ impl Delivery<'_> {
 
     fn files(&self, files: &Files) -> anyhow::Result<()> {
         let layers = self.product.image.layers();
+        let time = self.product.epoch.map(Epoch::timestamp);
         match &files.place {
             Place::Directory(path) => {
-                export::root_directory(self.store, layers, path)
+                let mut path = path.clone();
+                if files.by_platform {
+                    path.push(self.product.image.config.platform().to_string().replace('/', "_"));
+                }
+                let manner = Manner {
+                    owners: self.owners,
+                    time,
+                };
+                let lost = export::root_directory(self.store, layers, &path, manner)
                     .with_context(|| format!("cannot write to {}", path.display()))?;
+                for (count, what) in [
+                    (lost.owners, "have another owner: only root can give files away"),
+                    (lost.devices, "are left out: only root can make devices"),
+                    (lost.attributes, "are without an extended attribute"),
+                ] {
+                    if count > 0 {
+                        self.progress
+                            .note(&format!("{}: {count} files {what}", path.display()));
+                    }
+                }
             }
-            place => write_stream(place, |out| Ok(export::root_tar(self.store, layers, out)?))?,
+            place => write_stream(place, |out| Ok(export::root_tar(self.store, layers, time, out)?))?,
         }
         Ok(())
     }

@@ -184,7 +184,7 @@ impl Output {
             }
             Kind::Tar => Self::Files(Files {
                 place: dest(&mut fields)?.unwrap_or(Place::Stdout),
-                by_platform: fields.boolean("platform-split")? == Some(true),
+                by_platform: false,
             }),
             Kind::Image => {
                 let form = image(&mut fields, text, common)?;

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mica_builder::dockerfile::suggestion;
 use mica_builder::epoch::SOURCE_DATE_EPOCH;
-use mica_builder::graph::Network;
+use mica_builder::graph::{Mount, MountKind, Network};
 use mica_builder::plan::{Entitlement, Request};
-use mica_builder::sandbox::{InvalidUlimit, Limits, Ulimit, check_parent};
+use mica_builder::sandbox::{Access, InvalidUlimit, Limits, Ulimit, check_parent};
 
 use super::args::{Args, NetworkMode, StepArgs};
 use super::sources;
 use crate::diagnostic::{hint, usage_error};
+use crate::volume::Volume;
 
 /// What is asked of the planner, except for the named contexts.
 ///
@@ -34,6 +35,12 @@ pub fn request(args: &Args) -> anyhow::Result<Request> {
         refresh: args.cache.no_cache_filter.iter().cloned().collect(),
         limits: limits(&args.steps)?,
         allow: allow(&args.steps.allow)?,
+        volumes: args
+            .steps
+            .volume
+            .iter()
+            .map(|text| volume(text))
+            .collect::<anyhow::Result<_>>()?,
         ..Request::default()
     })
 }
@@ -99,6 +106,17 @@ fn ulimit(text: &str) -> anyhow::Result<Ulimit> {
                 ),
             ),
         }
+    })
+}
+
+fn volume(text: &str) -> anyhow::Result<Mount> {
+    let volume = Volume::parse(text)?;
+    Ok(Mount {
+        target: Some(volume.target),
+        kind: MountKind::Host {
+            source: volume.source,
+            writable: volume.access == Access::ReadWrite,
+        },
     })
 }
 
