@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use mica_fs::digest::{Digest, Hasher};
 use mica_fs::layer::{Device, Kind, Metadata, Timestamp, Xattrs};
-use mica_fs::overlay::HostFile;
+use mica_fs::overlay::{Expected, HostFile};
 use mica_fs::path::ImagePath;
 use mica_fs::stamp::{Known, Stamp};
 use mica_fs::store::Store;
@@ -179,20 +179,22 @@ impl Tree for Context {
     }
 
     fn content(&self, path: &ImagePath, node: &Node) -> Result<Content, TreeError> {
-        let known = node.stamp.and_then(|stamp| {
-            let digest = self.known.get(path, &stamp)?;
-            Some(Known { stamp, digest })
-        });
+        let expected = match &node.stamp {
+            Some(stamp) => self.known.get(path, stamp),
+            None => Expected::Anything,
+        };
         Ok(Content::Host(HostFile {
             path: self.host_path(path),
             size: node.size,
-            known,
+            expected,
         }))
     }
 
     fn digest(&self, path: &ImagePath, node: &Node) -> Result<Digest, TreeError> {
-        if let Some(known) = node.stamp.and_then(|stamp| self.known.get(path, &stamp)) {
-            return Ok(known);
+        if let Some(stamp) = &node.stamp
+            && let Expected::Stamped(known) = self.known.get(path, stamp)
+        {
+            return Ok(known.digest);
         }
         let failed = |e| host(path, e);
         let mut file = self.open(path)?;
@@ -202,9 +204,7 @@ impl Tree for Context {
         let mut hasher = Hasher::new();
         io::copy(&mut file, &mut hasher).map_err(failed)?;
         let digest = hasher.finish();
-        if stamp.is_settled(now) {
-            self.known.put(path, Known { stamp, digest });
-        }
+        self.known.put(path, Known { stamp, digest }, now);
         Ok(digest)
     }
 }

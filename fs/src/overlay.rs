@@ -42,7 +42,7 @@ mod virtuals;
 mod xattr;
 
 pub use error::Error;
-pub use place::{HostFile, Source};
+pub use place::{Expected, HostFile, Source};
 pub use trace::{Observation, Presence, ReadSet};
 pub use upper::{Durable, Upper};
 pub use virtuals::{Virtual, VirtualNode};

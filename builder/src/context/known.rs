@@ -10,6 +10,7 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use mica_fs::digest::Digest;
 use mica_fs::layer::Timestamp;
+use mica_fs::overlay::Expected;
 use mica_fs::path::ImagePath;
 use mica_fs::stamp::{Known, Stamp};
 
@@ -37,6 +38,8 @@ type Records = HashMap<ImagePath, Record>;
 #[derive(Debug)]
 struct Record {
     known: Known,
+    /// Whether each later change of the file gives it another stamp.
+    settled: bool,
     /// How often it was saved since a build met it.
     age: AtomicU8,
 }
@@ -49,19 +52,28 @@ impl KnownFiles {
     }
 
     /// The content of a file that has this stamp, if it was read when it had it.
-    pub fn get(&self, path: &ImagePath, stamp: &Stamp) -> Option<Digest> {
+    pub fn get(&self, path: &ImagePath, stamp: &Stamp) -> Expected {
+        let found = self.find(path, stamp);
+        found.map_or(Expected::Anything, |(known, settled)| match settled {
+            true => Expected::Stamped(known),
+            false => Expected::Content(known.digest),
+        })
+    }
+
+    fn find(&self, path: &ImagePath, stamp: &Stamp) -> Option<(Known, bool)> {
         let records = self.records().read().unwrap_or_else(PoisonError::into_inner);
         let record = records.get(path)?;
         record.age.store(0, Ordering::Relaxed);
-        (record.known.stamp == *stamp).then_some(record.known.digest)
+        (record.known.stamp == *stamp).then_some((record.known, record.settled))
     }
 
-    /// Notes the content of a file.
-    pub fn put(&self, path: &ImagePath, known: Known) {
+    /// Notes the content of a file that was begun to be read at `now`.
+    pub fn put(&self, path: &ImagePath, known: Known, now: Timestamp) {
+        let settled = known.stamp.is_settled(now);
         let age = AtomicU8::new(0);
         let mut records = self.records().write().unwrap_or_else(PoisonError::into_inner);
-        records.insert(path.clone(), Record { known, age });
-        self.changed.store(true, Ordering::Relaxed);
+        records.insert(path.clone(), Record { known, settled, age });
+        self.changed.fetch_or(settled, Ordering::Relaxed);
     }
 
     /// Writes the file, if anything was noted. Of two processes that do so the last one's stays.
@@ -103,6 +115,7 @@ fn read(place: &Path) -> Option<Records> {
 fn encode(records: &Records) -> Vec<u8> {
     let mut sorted: Vec<_> = records
         .iter()
+        .filter(|(_, record)| record.settled)
         .map(|(path, record)| (record.age.load(Ordering::Relaxed), path, record.known))
         .collect();
     // Those met last are the ones to keep.
@@ -146,8 +159,12 @@ fn decode(bytes: &[u8]) -> Option<Records> {
         let [age] = body.take()?;
         let path = body.path()?;
         if age < MAX_AGE {
-            let (known, age) = (Known { stamp, digest }, AtomicU8::new(age + 1));
-            records.insert(path, Record { known, age });
+            let record = Record {
+                known: Known { stamp, digest },
+                settled: true,
+                age: AtomicU8::new(age + 1),
+            };
+            records.insert(path, record);
         }
     }
     Some(records)
@@ -186,6 +203,8 @@ impl Body<'_> {
 mod tests {
     use super::*;
 
+    const LATER: Timestamp = Timestamp::from_seconds(100);
+
     fn known(inode: u64) -> Known {
         let time = Timestamp {
             seconds: -5,
@@ -218,14 +237,20 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let place = directory.path().join("new/known");
         let files = kept_at(&place);
-        files.put(&path("a"), known(1));
-        files.put(&path("d/b"), known(2));
+        files.put(&path("a"), known(1), LATER);
+        files.put(&path("d/b"), known(2), LATER);
         files.save()?;
         let again = kept_at(&place);
-        assert_eq!(again.get(&path("a"), &known(1).stamp), Some(known(1).digest));
-        assert_eq!(again.get(&path("d/b"), &known(2).stamp), Some(known(2).digest));
-        assert_eq!(again.get(&path("d/b"), &known(3).stamp), None);
-        assert_eq!(again.get(&path("b"), &known(2).stamp), None);
+        assert_eq!(
+            again.get(&path("a"), &known(1).stamp),
+            Expected::Stamped(known(1))
+        );
+        assert_eq!(
+            again.get(&path("d/b"), &known(2).stamp),
+            Expected::Stamped(known(2))
+        );
+        assert_eq!(again.get(&path("d/b"), &known(3).stamp), Expected::Anything);
+        assert_eq!(again.get(&path("b"), &known(2).stamp), Expected::Anything);
         Ok(())
     }
 
@@ -234,18 +259,18 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let place = directory.path().join("known");
         let first = kept_at(&place);
-        first.put(&path("met"), known(1));
-        first.put(&path("not"), known(2));
+        first.put(&path("met"), known(1), LATER);
+        first.put(&path("not"), known(2), LATER);
         first.save()?;
         for n in 0..u64::from(MAX_AGE) {
             let files = kept_at(&place);
-            assert!(files.get(&path("met"), &known(1).stamp).is_some());
-            files.put(&path("new"), known(10 + n));
+            assert!(files.find(&path("met"), &known(1).stamp).is_some());
+            files.put(&path("new"), known(10 + n), LATER);
             files.save()?;
         }
         let last = kept_at(&place);
-        assert!(last.get(&path("met"), &known(1).stamp).is_some());
-        assert!(last.get(&path("not"), &known(2).stamp).is_none());
+        assert!(last.find(&path("met"), &known(1).stamp).is_some());
+        assert!(last.find(&path("not"), &known(2).stamp).is_none());
         Ok(())
     }
 
@@ -253,6 +278,7 @@ mod tests {
     fn damage_is_found() {
         let record = Record {
             known: known(1),
+            settled: true,
             age: AtomicU8::new(0),
         };
         let bytes = encode(&Records::from([(path("a"), record)]));

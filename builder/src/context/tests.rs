@@ -45,8 +45,11 @@ fn path(text: &str) -> ImagePath {
 fn known(context: &Context, file: &str) -> Option<Digest> {
     let node = context.node(&path(file)).expect("readable").expect("there");
     match context.content(&path(file), &node).expect("readable") {
-        Content::Host(file) => file.known.map(|known| known.digest),
-        Content::Layer(..) => None,
+        Content::Host(HostFile {
+            expected: Expected::Stamped(known),
+            ..
+        }) => Some(known.digest),
+        _ => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! COPY and ADD, between the cache and the overlay.
 
+use std::thread;
+
 use mica_fs::digest::Digest;
 use serde_json::json;
 
@@ -75,9 +77,16 @@ impl Solver<'_> {
                     content.clone().into_bytes(),
                 )?;
             }
-            let layer = rootfs.commit()?;
-            for ((batch, sources), digest) in batches.iter().zip(&sources).zip(&digests) {
-                if sources.digest().map_err(CopyError::from)? != *digest {
+            // What is read on its way into the layer is compared with what the key says of it. The rest, names and modes,
+            // is looked at meanwhile.
+            let (layer, now) = thread::scope(|scope| {
+                let now = scope.spawn(|| self::digests(&sources));
+                (rootfs.commit(), now.join())
+            });
+            let layer = layer?;
+            let now = now.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            for ((batch, before), now) in batches.iter().zip(&digests).zip(&now) {
+                if before != now {
                     let place = batch.origin.place().to_owned();
                     return Err(CopyError::Changed { place }.into());
                 }

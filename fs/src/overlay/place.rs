@@ -6,6 +6,7 @@ use super::attr::complete;
 use super::data::{Content as Bytes, FileData};
 use super::inode::{Body, Content, Node};
 use super::*;
+use crate::digest::Digest;
 use crate::layer::Metadata;
 use crate::layer::index::EntryId;
 use crate::stamp::Known;
@@ -37,9 +38,19 @@ pub struct HostFile {
     pub path: PathBuf,
     /// How many bytes of it count.
     pub size: u64,
-    /// What is known of its content already, so that nobody need compute it. A snapshot fails if the file does not have
-    /// this stamp any more.
-    pub known: Option<Known>,
+    /// What is known of its content already. A snapshot fails if it is something else.
+    pub expected: Expected,
+}
+
+/// What a file of the host holds, as far as that is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// It was not read yet.
+    Anything,
+    /// This, for as long as the file has the stamp.
+    Stamped(Known),
+    /// This, but the stamp would not tell a change.
+    Content(Digest),
 }
 
 impl Overlay {

@@ -225,7 +225,7 @@ fn placed_nodes_need_no_copy() {
     let host = Source::Host(HostFile {
         path: path.clone(),
         size: 40_000,
-        known: None,
+        expected: Expected::Anything,
     });
     let layer = Source::Layer(Arc::clone(&s.layers[0]), id);
     for (name, source) in [
