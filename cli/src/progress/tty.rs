@@ -245,7 +245,12 @@ fn without_escapes(text: &str) -> String {
 /// One line of the picture: cut to the width, with the time at its end.
 fn line(text: &str, end: &str, width: usize) -> String {
     let room = width.saturating_sub(end.chars().count() + 1);
-    let mut cut: String = text.chars().take(room).collect();
+    let shown = if end.is_empty() {
+        room
+    } else {
+        room.saturating_sub(1)
+    };
+    let mut cut: String = text.chars().take(shown).collect();
     if !end.is_empty() {
         let gap = room.saturating_sub(cut.chars().count());
         cut.extend(std::iter::repeat_n(' ', gap));
@@ -279,6 +284,7 @@ mod tests {
     #[test]
     fn lines_fit_the_terminal() {
         assert_eq!(line(" => x", "1.0s", 12), " => x  1.0s\n");
+        assert_eq!(line("abcdefghij", "1.0s", 12), "abcdef 1.0s\n");
         assert_eq!(line("abcdefghij", "", 6), "abcde\n");
     }
 
