@@ -97,8 +97,12 @@ impl CacheDirectory {
                 stopped,
             };
             match wanted.sharing {
-                Sharing::Shared if path.exists() => locking.shared()?,
-                Sharing::Shared | Sharing::Locked => locking.exclusive()?,
+                // Who comes second finds it made while it waits, and must not wait for the first to be done with it.
+                Sharing::Shared => locking.wait(|lock| match path.exists() {
+                    true => lock.try_lock_shared(),
+                    false => lock.try_lock(),
+                })?,
+                Sharing::Locked => locking.wait(File::try_lock)?,
                 Sharing::Private => {
                     if !locking.try_exclusive()? {
                         number += 1;
@@ -114,7 +118,7 @@ impl CacheDirectory {
                 make(&path, wanted)?;
             }
             if wanted.sharing == Sharing::Shared {
-                locking.shared()?;
+                locking.wait(File::try_lock_shared)?;
             }
             return Ok(Self { path, _lock: lock });
         }
@@ -141,19 +145,11 @@ struct Locking<'a> {
 }
 
 impl Locking<'_> {
-    fn shared(&self) -> Result<(), CacheError> {
-        self.wait(File::try_lock_shared)
-    }
-
-    fn exclusive(&self) -> Result<(), CacheError> {
-        self.wait(File::try_lock)
-    }
-
     fn try_exclusive(&self) -> Result<bool, CacheError> {
         self.attempt(File::try_lock)
     }
 
-    fn attempt(&self, lock: fn(&File) -> Result<(), TryLockError>) -> Result<bool, CacheError> {
+    fn attempt(&self, lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<bool, CacheError> {
         match lock(self.lock) {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
@@ -161,8 +157,8 @@ impl Locking<'_> {
         }
     }
 
-    fn wait(&self, lock: fn(&File) -> Result<(), TryLockError>) -> Result<(), CacheError> {
-        while !self.attempt(lock)? {
+    fn wait(&self, lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<(), CacheError> {
+        while !self.attempt(&lock)? {
             if (self.stopped)() {
                 return Err(CacheError::Stopped);
             }
@@ -252,6 +248,31 @@ mod tests {
             open(root.path(), Sharing::Shared, true),
             Err(CacheError::Stopped)
         ));
+    }
+
+    #[test]
+    fn two_that_share_a_new_cache_do_not_wait_for_each_other() {
+        let root = tempfile::tempdir().expect("a directory");
+        let too_long = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let stopped = || std::time::Instant::now() > too_long;
+        std::thread::scope(|scope| {
+            let second = std::sync::Mutex::new(None);
+            let seed = |_: &Path| {
+                let open = || CacheDirectory::open(root.path(), &wanted(Sharing::Shared), &stopped);
+                *second.lock().expect("unpoisoned") = Some(scope.spawn(open));
+                // Time to find that the cache is being made.
+                std::thread::sleep(3 * PAUSE);
+                Ok(())
+            };
+            let seeded = Wanted {
+                seed: Some(&seed),
+                ..wanted(Sharing::Shared)
+            };
+            let first = CacheDirectory::open(root.path(), &seeded, &stopped).expect("made");
+            let second = second.lock().expect("unpoisoned").take().expect("begun");
+            let second = second.join().expect("no panic").expect("shared");
+            assert_eq!(second.path(), first.path());
+        });
     }
 
     #[test]
