@@ -271,6 +271,10 @@ impl Options {
                 origin,
                 writable: self.writable.unwrap_or(false),
             },
+            Type::Cache if origin.from.is_none() && !origin.source.is_empty() => {
+                return Err(Problem::new("a cache has a source only with from")
+                    .hint("from=STAGE says what a new cache is filled with, and source which part of that"));
+            }
             Type::Cache => MountKind::Cache {
                 id: given(&self.id),
                 seed: origin.from.is_some().then_some(origin),
@@ -278,6 +282,9 @@ impl Options {
                 permissions: self.permissions,
                 writable: self.writable.unwrap_or(true),
             },
+            Type::Tmpfs if self.writable == Some(false) => {
+                return Err(Problem::new("a tmpfs that is read-only stays empty").hint("leave out readonly"));
+            }
             Type::Tmpfs => MountKind::Tmpfs {
                 size: self.size.filter(|&size| size > 0),
             },
