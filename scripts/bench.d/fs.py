@@ -66,7 +66,8 @@ def make_extra(cache):
     shutil.rmtree(extra, ignore_errors=True)
     os.makedirs(extra)
     for layer in range(8):
-        shell(f"cp -al {cache}/rootfs8/{layer} {extra}/{layer}")
+        # No hard links to the others: a workload picks the files that have one name.
+        shell(f"cp -a {cache}/rootfs8/{layer} {extra}/{layer}")
     checkout = f"{extra}/8/srv"
     shell(f"""
         mkdir -p {checkout}; tar xf {cache}/tree.tar -C {checkout}; cd {checkout}/linux-source-6.1
