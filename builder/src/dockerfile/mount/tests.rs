@@ -98,7 +98,10 @@ fn mistakes_name_the_option() {
         ("type=cache,target=/x,uid=-1", "\"-1\" for uid"),
         ("type=cache,target=/x,mode=9", "\"9\" for mode"),
         ("type=cache,target=/x,size=1", "size is not for type=cache"),
-        ("type=cache,target=/x,source=y", "a cache has a source only with from"),
+        (
+            "type=cache,target=/x,source=y",
+            "a cache has a source only with from",
+        ),
         ("type=tmpfs,target=/x,ro", "a tmpfs that is read-only stays empty"),
         ("type=tmpfs,target=/x,size=big", "\"big\" is no size"),
         ("type=tmpfs,target=/x,sharing=locked", "sharing is not for"),
