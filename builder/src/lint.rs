@@ -1,7 +1,7 @@
 //! The linter: what a Dockerfile may do but better should not, under the rules and names of Docker's build checks.
 //!
-//! Some rules ask only for the text ([`text`], [`names`]); others for variables, base images and what came before in a
-//! stage ([`from`], [`stage`]), so the planner calls them as it goes. What it finds is kept in a [`Linter`].
+//! Some rules ask only for the text (`text`, `names`); others for variables, base images and what came before in a
+//! stage (`from`, `stage`), so the planner calls them as it goes. What it finds is kept in a [`Linter`].
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -58,10 +58,10 @@ pub struct Lost {
     pub attributes: u64,
 }
 
-/// Like [`place_as`], with the image's owners where the user is root, and the image's times.
+/// Like `place_as`, with the image's owners where the user is root, and the image's times.
 ///
 /// # Errors
-/// As [`place_as`].
+/// As `place_as`.
 pub fn place(
     overlay: &Overlay,
     top: &ImagePath,

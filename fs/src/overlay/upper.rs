@@ -1,6 +1,6 @@
 //! Where a session's changes go, and how a named upper outlives its session.
 //!
-//! A named upper keeps the names and metadata that differ from the layers in a [`log`](self::log): each sync appends
+//! A named upper keeps the names and metadata that differ from the layers in a [`log`]: each sync appends
 //! the nodes that changed since the one before ([`Unsaved`]), so it costs what changed and not what the upper
 //! holds. The bytes of files lie beside it, or in it while they are few.
 
