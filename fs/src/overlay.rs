@@ -12,7 +12,6 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use data::FileData;
-use lower::Lowers;
 use tree::Tree;
 
 use crate::layer::{Device, Kind, Layer, Timestamp};
@@ -42,6 +41,7 @@ mod virtuals;
 mod xattr;
 
 pub use error::Error;
+pub use lower::{Found, Lowers, Origin};
 pub use place::{Expected, HostFile, Source};
 pub use trace::{Observation, Presence, ReadSet};
 pub use upper::{Durable, Upper};

@@ -12,16 +12,19 @@ use crate::path::ImagePath;
 
 /// Where a lower node comes from: a layer (the bottom one is 0) and the entry in its index.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct Origin {
+pub struct Origin {
+    /// The layer.
     pub layer: u32,
+    /// The entry in the layer's index.
     pub entry: EntryId,
 }
 
 /// What a name of the lower tree stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub struct Found {
     /// The node; of a directory the topmost contributor.
     pub origin: Origin,
+    /// Its type.
     pub kind: Kind,
     /// A directory's contributors; empty for other nodes.
     pub contributors: Vec<Origin>,
@@ -37,8 +40,9 @@ pub(super) struct NamePlace {
 /// Inode number of the first entry of the bottom layer: 1 is the root's.
 const FIRST: u64 = 2;
 
-/// The stack of lower layers.
-pub(super) struct Lowers {
+/// The stack of lower layers, for reading: for whoever asks which layer gave what. [`super::Overlay`] is the same as a
+/// filesystem.
+pub struct Lowers {
     layers: Vec<Arc<Layer>>,
     /// The inode number of each layer's entry 0.
     first: Vec<u64>,
@@ -65,25 +69,28 @@ impl Lowers {
         }
     }
 
+    /// The layers, bottom layer first.
     pub fn layers(&self) -> &[Arc<Layer>] {
         &self.layers
     }
 
     /// The lowest inode number that no lower node has.
-    pub fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.end
     }
 
     /// The inode number of a lower node. It depends on nothing but the layers up to that one.
-    pub fn number(&self, origin: Origin) -> u64 {
+    pub(super) fn number(&self, origin: Origin) -> u64 {
         let first = self.first.get(origin.layer as usize).copied().unwrap_or(self.end);
         first + u64::from(origin.entry.0)
     }
 
+    /// The layer that a node comes from; `None` only for a foreign origin.
     pub fn layer(&self, origin: Origin) -> Option<&Arc<Layer>> {
         self.layers.get(origin.layer as usize)
     }
 
+    /// The entry that a node comes from; `None` only for a foreign origin.
     pub fn entry(&self, origin: Origin) -> Option<Entry<'_>> {
         self.layer(origin)?.index().entry(origin.entry)
     }
@@ -93,8 +100,8 @@ impl Lowers {
         self.root_of(self.layers.len())
     }
 
-    /// The root's contributors among the lowest `count` layers.
-    fn root_of(&self, count: usize) -> Vec<Origin> {
+    /// The root's contributors among the lowest `count` layers. What [`Self::find`] finds from them lies in these layers.
+    pub fn root_of(&self, count: usize) -> Vec<Origin> {
         let mut contributors = Vec::new();
         for (number, layer) in self.layers.iter().enumerate().take(count).rev() {
             contributors.push(Origin {
@@ -165,8 +172,8 @@ impl Lowers {
         self.resolve_in(self.layers.len(), path)
     }
 
-    /// What lies at `path` in the lowest `count` layers.
-    fn resolve_in(&self, count: usize, path: &ImagePath) -> Option<Found> {
+    /// What lies at `path` in the lowest `count` layers; symbolic links are not followed.
+    pub fn resolve_in(&self, count: usize, path: &ImagePath) -> Option<Found> {
         let contributors = self.root_of(count);
         let mut at = Found {
             origin: *contributors.first()?,
@@ -190,7 +197,7 @@ impl Lowers {
     }
 
     /// Where the names of [`Self::names`] stand, in the same order.
-    pub fn name_places(&self, contributors: &[Origin]) -> Vec<NamePlace> {
+    pub(super) fn name_places(&self, contributors: &[Origin]) -> Vec<NamePlace> {
         let mut all = Vec::new();
         for (contributor, origin) in (0..).zip(contributors) {
             let Some(layer) = self.layer(*origin) else {
@@ -211,7 +218,7 @@ impl Lowers {
     }
 
     /// The name at a place of [`Self::name_places`].
-    pub fn name_at(&self, contributors: &[Origin], place: NamePlace) -> Option<&[u8]> {
+    pub(super) fn name_at(&self, contributors: &[Origin], place: NamePlace) -> Option<&[u8]> {
         let dir = contributors.get(place.contributor as usize)?;
         let (name, _) = self.layer(*dir)?.index().child(dir.entry, place.number)?;
         Some(name)
@@ -242,7 +249,7 @@ impl Lowers {
     }
 
     /// How many names of the lower tree lead to a node that is no directory.
-    pub fn link_count(&self, origin: Origin) -> u32 {
+    pub(super) fn link_count(&self, origin: Origin) -> u32 {
         let own = self.entry(origin).map_or(1, |entry| entry.nlink());
         if own <= 1 && !self.has_links_below() {
             return 1;
@@ -251,8 +258,8 @@ impl Lowers {
         u32::try_from(count).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Whether some layer links to a file of a layer below it.
-    fn has_links_below(&self) -> bool {
+    /// Whether some layer links to a file of a layer below it. No layer that was made here does.
+    pub fn has_links_below(&self) -> bool {
         *self.has_links_below.get_or_init(|| {
             self.layers.iter().skip(1).any(|layer| {
                 let index = layer.index();
