@@ -164,10 +164,36 @@ pub struct Device {
     pub minor: u32,
 }
 
-/// A layer at rest: its uncompressed tar and the tar's index, in one directory.
+/// A layer: the index of its uncompressed tar, and where the tar's bytes come from.
 pub struct Layer {
     index: Index,
-    tar: File,
+    tar: Tar,
+}
+
+/// Bytes that are read at an offset, from any thread.
+pub trait ReadAt: Send + Sync {
+    /// Fills `buffer` with the bytes that begin at `offset`.
+    ///
+    /// # Errors
+    /// What reading reports; `UnexpectedEof` if there are fewer bytes.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// Where the bytes of a tar come from.
+enum Tar {
+    /// The tar lies in the store.
+    File(File),
+    /// It lies elsewhere. Its positions are those of the index, which need not be the ones of a real tar.
+    Elsewhere(Box<dyn ReadAt>),
+}
+
+impl Tar {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.read_exact_at(buffer, offset),
+            Self::Elsewhere(bytes) => bytes.read_exact_at(buffer, offset),
+        }
+    }
 }
 
 /// Name of the uncompressed tar within a layer's directory.
@@ -200,7 +226,14 @@ impl Layer {
         let path = directory.join(TAR_FILE);
         let tar = File::open(&path).map_err(|source| LayerError::Tar { path, source })?;
         let index = Index::open(&directory.join(INDEX_FILE))?;
+        let tar = Tar::File(tar);
         Ok(Self { index, tar })
+    }
+
+    /// A layer whose bytes lie elsewhere: `tar` is read at the positions that `index` names.
+    pub fn elsewhere(index: Index, tar: Box<dyn ReadAt>) -> Self {
+        let tar = Tar::Elsewhere(tar);
+        Self { index, tar }
     }
 
     /// The digest of the uncompressed tar.
@@ -213,9 +246,12 @@ impl Layer {
         &self.index
     }
 
-    /// The uncompressed tar, for reading at an offset.
-    pub fn tar(&self) -> &File {
-        &self.tar
+    /// The uncompressed tar, for reading at an offset; none if its bytes lie elsewhere.
+    pub fn tar(&self) -> Option<&File> {
+        match &self.tar {
+            Tar::File(file) => Some(file),
+            Tar::Elsewhere(_) => None,
+        }
     }
 
     /// Reads from the content of the file `id`, starting at byte `offset`. Returns the number of bytes read:

@@ -60,10 +60,25 @@ pub fn ingest(tar: &mut dyn Read, directory: &Path) -> Result<Written, IngestErr
 /// [`IngestError`].
 pub fn ingest_as(tar: &mut dyn Read, spelling: Spelling, directory: &Path) -> Result<Written, IngestError> {
     let path = directory.join(TAR_FILE);
-    let file = TarFile::create(&path).map_err(|source| IngestError::Write {
-        path: path.clone(),
-        source,
-    })?;
+    let file = TarFile::create(&path).map_err(|source| IngestError::Write { path, source })?;
+    ingest_to(file, tar, spelling, directory)
+}
+
+/// As [`ingest`], but writes only `index`: the tar itself is not kept.
+///
+/// # Errors
+/// [`IngestError`].
+pub fn ingest_index(tar: &mut dyn Read, directory: &Path) -> Result<Written, IngestError> {
+    ingest_to(TarFile::unkept(), tar, Spelling::Oci, directory)
+}
+
+fn ingest_to(
+    file: TarFile,
+    tar: &mut dyn Read,
+    spelling: Spelling,
+    directory: &Path,
+) -> Result<Written, IngestError> {
+    let path = directory.join(TAR_FILE);
     let mut ingest = Ingest {
         stream: Stream::new(tar, file),
         tar: path.clone(),
@@ -280,7 +295,7 @@ impl Ingest<'_> {
         self.stream.padding(stored)?;
         Ok(Data {
             size: map.size,
-            digest: hasher.finish(),
+            digest: Some(hasher.finish()),
             extents,
         })
     }
@@ -296,7 +311,7 @@ impl Ingest<'_> {
         self.stream.padding(size)?;
         Ok(Data {
             size,
-            digest: hasher.finish(),
+            digest: Some(hasher.finish()),
             extents: if size == 0 { Vec::new() } else { vec![whole] },
         })
     }

@@ -42,19 +42,28 @@ enum Drain {
 impl TarFile {
     /// Creates the file, which must not exist.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self {
+        File::create_new(path).map(|file| Self::to(Some(file)))
+    }
+
+    /// Only counts and hashes.
+    pub(super) fn unkept() -> Self {
+        Self::to(None)
+    }
+
+    fn to(file: Option<File>) -> Self {
+        Self {
             buffer: vec![0; BUFFER].into_boxed_slice(),
             filled: 0,
             flushed: 0,
             drain: Drain::Inline(Sink {
                 hasher: Hasher::new(),
                 output: Output {
-                    file: File::create_new(path)?,
+                    file,
                     written: 0,
                     started: 0,
                 },
             }),
-        })
+        }
     }
 
     /// The offset at which the next byte goes.
@@ -212,9 +221,9 @@ impl Sink {
     }
 }
 
-/// The file.
+/// The file; none if the bytes are not kept.
 struct Output {
-    file: File,
+    file: Option<File>,
     written: u64,
     /// Up to here the system was told to write to the disk.
     started: u64,
@@ -222,32 +231,36 @@ struct Output {
 
 impl Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            self.written += bytes.len() as u64;
+            return Ok(());
+        };
         // Neighbouring blocks that are no holes are written by one call.
         let mut pending = 0..0;
         for (n, block) in bytes.chunks(HOLE).enumerate() {
             let start = n * HOLE;
             if block == ZEROS {
-                self.file
-                    .write_all_at(&bytes[pending.clone()], self.written + pending.start as u64)?;
+                file.write_all_at(&bytes[pending.clone()], self.written + pending.start as u64)?;
                 pending = start + block.len()..start + block.len();
             } else {
                 pending.end = start + block.len();
             }
         }
-        self.file
-            .write_all_at(&bytes[pending.clone()], self.written + pending.start as u64)?;
+        file.write_all_at(&bytes[pending.clone()], self.written + pending.start as u64)?;
         self.written += bytes.len() as u64;
         // The disk works while the rest is read: the sync at the end then has little left to wait for.
         if self.written - self.started >= WRITE_BACK {
-            start_write_back(&self.file, self.started, self.written - self.started);
+            start_write_back(file, self.started, self.written - self.started);
             self.started = self.written;
         }
         Ok(())
     }
 
     fn finish(self) -> io::Result<u64> {
-        self.file.set_len(self.written)?;
-        self.file.sync_all()?;
+        if let Some(file) = &self.file {
+            file.set_len(self.written)?;
+            file.sync_all()?;
+        }
         Ok(self.written)
     }
 }
@@ -269,6 +282,12 @@ mod tests {
             assert_eq!(tar.position(), size as u64);
             assert_eq!(tar.finish().expect("finished"), (Digest::of(&bytes), size as u64));
             assert!(std::fs::read(&path).expect("read") == bytes, "{size}");
+            let mut unkept = TarFile::unkept();
+            unkept.write(&bytes).expect("counted");
+            assert_eq!(
+                unkept.finish().expect("finished"),
+                (Digest::of(&bytes), size as u64)
+            );
         }
     }
 
@@ -277,7 +296,7 @@ mod tests {
         let read_only = Sink {
             hasher: Hasher::new(),
             output: Output {
-                file: File::open("/dev/null").expect("opened"),
+                file: Some(File::open("/dev/null").expect("opened")),
                 written: 0,
                 started: 0,
             },

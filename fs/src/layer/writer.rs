@@ -384,10 +384,7 @@ impl LayerWriter {
         };
         Ok(Data {
             size,
-            digest: match (digest, hasher) {
-                (Some(digest), _) => digest,
-                (None, hasher) => hasher.unwrap_or_default().finish(),
-            },
+            digest: digest.or_else(|| Some(hasher.unwrap_or_default().finish())),
             extents: if size == 0 { Vec::new() } else { vec![whole] },
         })
     }

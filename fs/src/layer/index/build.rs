@@ -36,8 +36,8 @@ pub enum InvalidEntry {
 pub struct Data {
     /// Size in bytes.
     pub size: u64,
-    /// The digest of the whole content.
-    pub digest: Digest,
+    /// The digest of the whole content, where it is known.
+    pub digest: Option<Digest>,
     /// The pieces in the tar, ascending and without overlap; what they leave out reads as zeros.
     pub extents: Vec<Extent>,
 }
@@ -413,8 +413,10 @@ impl Sections {
         match &entry.node {
             Node::File(data) => {
                 size = data.size;
-                digest = *data.digest.as_bytes();
-                flags |= FLAG_DIGEST;
+                if let Some(known) = &data.digest {
+                    digest = *known.as_bytes();
+                    flags |= FLAG_DIGEST;
+                }
                 match data.extents.as_slice() {
                     [whole] if whole.offset == 0 && whole.length == size => position = whole.position,
                     [] if size == 0 => {}

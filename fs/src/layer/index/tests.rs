@@ -15,7 +15,7 @@ fn metadata(mode: u32) -> Metadata {
 fn file(text: &str) -> Node {
     Node::File(Data {
         size: text.len() as u64,
-        digest: Digest::of(text.as_bytes()),
+        digest: Some(Digest::of(text.as_bytes())),
         extents: vec![Extent {
             offset: 0,
             length: text.len() as u64,
