@@ -14,13 +14,17 @@ pub mod command;
 pub mod leftovers;
 pub mod machine;
 pub mod namespace;
+pub mod proxy;
 pub mod registries;
+pub mod registry;
 pub mod repository;
 pub mod scene;
 pub mod server;
 pub mod way;
 
 pub use command::{Outcome, Run, Running};
+pub use proxy::Proxy;
+pub use registry::Registry;
 pub use repository::Repository;
 pub use scene::Scene;
 pub use server::Server;

@@ -32,6 +32,11 @@ impl Request {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
+
+    /// What was sent with it.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 /// An answer: the status line, the headers, the body.
