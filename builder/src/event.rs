@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The number of a step within its build, over all stages that are executed; 0 is the first.
+/// The number of a step within its build, over all stages that are executed, those that only change the configuration
+/// among them; 0 is the first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StepNumber(pub usize);
 
@@ -13,9 +14,9 @@ pub struct Planned {
     pub number: StepNumber,
     /// The name of its stage; `None` in a build of one stage without a name.
     pub stage: Option<String>,
-    /// Its place in the stage, from 1; FROM is the first.
+    /// Its place among the planned steps of the stage, from 1.
     pub position: usize,
-    /// How many steps the stage has.
+    /// How many the stage has.
     pub total: usize,
     /// The instruction.
     pub text: String,
@@ -48,7 +49,8 @@ pub enum Outcome {
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The build is planned. Comes once, and first.
+    /// The build is planned: the steps that do work, a FROM of an image among them. Comes once, and first. The events
+    /// of other steps, which only change the configuration, can be ignored.
     Plan(Vec<Planned>),
     /// A step begins.
     Started(StepNumber),

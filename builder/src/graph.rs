@@ -331,6 +331,40 @@ impl Mount {
     }
 }
 
+impl Base {
+    /// Whether it comes from outside the Dockerfile.
+    pub fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Image(_) | Self::Named(_) => true,
+            Self::Scratch | Self::Stage(_) => false,
+        }
+    }
+}
+
+impl Op {
+    /// Whether there is work to do: the others change only the configuration.
+    pub fn makes_a_layer(&self) -> bool {
+        match self {
+            Self::WorkingDirectory { .. } | Self::Run(_) | Self::Copy(_) => true,
+            Self::Configure => false,
+        }
+    }
+
+    /// The stages that it takes files from, besides the one that it stands on.
+    pub fn stages(&self) -> impl Iterator<Item = StageId> {
+        let (copy, mounts): (_, &[Mount]) = match self {
+            Self::Configure | Self::WorkingDirectory { .. } => (None, &[]),
+            Self::Run(run) => (None, &run.mounts),
+            Self::Copy(copy) => (Some(&copy.from), &[]),
+        };
+        let mounted = mounts.iter().filter_map(Mount::origin).map(|origin| &origin.from);
+        copy.into_iter().chain(mounted).filter_map(|from| match from {
+            CopyFrom::Stage(id) => Some(*id),
+            CopyFrom::Context | CopyFrom::Named(_) | CopyFrom::Image { .. } => None,
+        })
+    }
+}
+
 impl Graph {
     /// The image that a stage stands on in the end, through the stages below it.
     pub fn root_image(&self, id: StageId) -> Option<&Image> {

@@ -134,6 +134,16 @@ pub struct BuildError {
     pub source: Box<StepError>,
 }
 
+impl BuildError {
+    fn new(step: &Step, source: StepError) -> Self {
+        Self {
+            text: step.text.clone(),
+            span: step.span,
+            source: Box::new(source),
+        }
+    }
+}
+
 /// The means to stop a build from another thread.
 #[derive(Default)]
 pub struct Stop {
@@ -266,20 +276,26 @@ impl Solver<'_> {
     fn announce(&self, graph: &Graph) -> BTreeMap<StageId, usize> {
         let mut plan = Vec::new();
         let mut first = BTreeMap::new();
+        let mut count = 0;
         for (&id, stage) in &graph.stages {
-            first.insert(id, plan.len());
-            let from = (&stage.text, stage.span);
-            let steps = stage.steps.iter().map(|step| (&step.text, step.span));
-            for (position, (text, span)) in std::iter::once(from).chain(steps).enumerate() {
+            first.insert(id, count);
+            let from = (&stage.text, stage.span, stage.base.is_elsewhere());
+            let steps = stage.steps.iter();
+            let steps = steps.map(|step| (&step.text, step.span, step.op.makes_a_layer()));
+            let all = std::iter::once(from).chain(steps).zip(count..);
+            let shown = Vec::from_iter(all.filter(|((.., is_shown), _)| *is_shown));
+            let total = shown.len();
+            for (position, ((text, span, _), number)) in shown.into_iter().enumerate() {
                 plan.push(Planned {
-                    number: StepNumber(plan.len()),
+                    number: StepNumber(number),
                     stage: (graph.stages.len() > 1).then(|| stage.name.clone()),
                     position: position + 1,
-                    total: stage.steps.len() + 1,
+                    total,
                     text: text.clone(),
                     line: span.start.line,
                 });
             }
+            count += stage.steps.len() + 1;
         }
         (self.listener)(Event::Plan(plan));
         first
@@ -338,7 +354,7 @@ impl Solver<'_> {
             };
             let record = match ahead.take(offset) {
                 Some(result) => result?,
-                None => self.observed(number, step, || self.step(number, step, at))?,
+                None => self.turn(number, step, at)?,
             };
             built.layers.extend(record.layer);
             if let Some(text) = &step.history {
@@ -362,6 +378,14 @@ impl Solver<'_> {
         }
     }
 
+    /// Executes a step, once the stages are built that it takes files from: the wait is no part of its time.
+    fn turn(&self, number: StepNumber, step: &Step, at: At<'_>) -> Result<cache::Record, BuildError> {
+        let mut sources = step.op.stages();
+        let waited = sources.try_for_each(|id| at.progress.wait(id).map(drop));
+        waited.map_err(|source| BuildError::new(step, source))?;
+        self.observed(number, step, || self.step(number, step, at))
+    }
+
     /// Does a step's work between its two events. A step that never begins has none.
     fn observed<T>(
         &self,
@@ -369,11 +393,7 @@ impl Solver<'_> {
         step: &Step,
         work: impl FnOnce() -> Result<(T, Outcome), StepError>,
     ) -> Result<T, BuildError> {
-        let failed = |source| BuildError {
-            text: step.text.clone(),
-            span: step.span,
-            source: Box::new(source),
-        };
+        let failed = |source| BuildError::new(step, source);
         if self.stop.is_stopped() {
             return Err(failed(StepError::Stopped));
         }

@@ -301,57 +301,6 @@ fn volumes_are_seen_by_every_step_and_stay_on_the_machine() {
 }
 
 #[test]
-fn progress_comes_in_the_form_that_is_asked_for() {
-    let Some(scene) = Scene::with_base() else { return };
-    scene.write(
-        "ctx/Dockerfile",
-        "FROM base AS one\nRUN echo said; echo again >&2\nFROM one\nRUN echo why; exit 3\n",
-    );
-    let build = |style: &str| scene.mica(["build", style, "ctx"]).exits(1);
-    let plain = build("--progress=plain");
-    for part in [
-        "#2 [one 2/2] RUN echo said",
-        " said\n",
-        "#2 DONE 0.",
-        "ERROR",
-        "------\n > [stage-1 2/2] RUN echo why; exit 3:\n",
-    ] {
-        assert!(
-            plain.stderr().contains(part),
-            "no {part:?} in\n{}",
-            plain.stderr()
-        );
-    }
-    // Without a terminal there is no picture.
-    assert!(!build("--progress=tty").stderr().contains('\x1b'));
-    let json = build("--progress=rawjson").stderr();
-    let lines: Vec<Value> = json
-        .lines()
-        .take_while(|line| line.starts_with('{'))
-        .map(|line| serde_json::from_str(line).expect("it is JSON"))
-        .collect();
-    let vertexes: Vec<_> = lines
-        .iter()
-        .filter_map(|line| line["vertexes"].as_array())
-        .flatten()
-        .collect();
-    assert!(
-        vertexes
-            .iter()
-            .any(|v| v["name"] == "[one 2/2] RUN echo said; echo again >&2" && v["cached"] == true)
-    );
-    assert!(
-        vertexes
-            .iter()
-            .any(|v| v["error"].is_string() && v["completed"].is_string())
-    );
-    assert!(
-        lines.iter().any(|line| line["logs"][0]["data"] == "d2h5Cg=="),
-        "{json}"
-    );
-}
-
-#[test]
 fn a_local_export_is_whole_or_not_there() {
     let Some(_) = Scene::with_base() else { return };
     let scene = small();

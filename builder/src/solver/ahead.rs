@@ -31,7 +31,7 @@ impl<'scope> Ahead<'scope> {
                     following: &[],
                     progress,
                 };
-                let result = solver.observed(number, step, || solver.step(number, step, at));
+                let result = solver.turn(number, step, at);
                 if result.is_err() {
                     solver.stop.stop();
                 }

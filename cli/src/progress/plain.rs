@@ -17,6 +17,8 @@ pub struct Plain {
 
 struct State {
     planned: Planned,
+    /// Its number in the log.
+    index: usize,
     begin: Instant,
     /// Output after the last newline.
     rest: Vec<u8>,
@@ -33,8 +35,9 @@ impl Plain {
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Plan(plan) => {
-                steps.extend(plan.into_iter().map(|planned| {
+                steps.extend(plan.into_iter().zip(1..).map(|(planned, index)| {
                     let state = State {
+                        index,
                         begin: Instant::now(),
                         rest: Vec::new(),
                         last: VecDeque::new(),
@@ -48,7 +51,7 @@ impl Plain {
                     return;
                 };
                 state.begin = Instant::now();
-                write(&format!("#{} {}\n", number.0 + 1, title(&state.planned)));
+                write(&format!("#{} {}\n", state.index, title(&state.planned)));
             }
             Event::Output(number, _, bytes) => {
                 let Some(state) = steps.get_mut(&number) else {
@@ -72,7 +75,7 @@ impl Plain {
                     Outcome::Failed => state.again(),
                     Outcome::Cached | Outcome::Done | Outcome::Canceled => String::new(),
                 };
-                write(&format!("{rest}#{} {end}\n\n{again}", number.0 + 1));
+                write(&format!("{rest}#{} {end}\n\n{again}", state.index));
             }
         }
     }
@@ -91,7 +94,7 @@ impl State {
         let mut text = String::new();
         for line in String::from_utf8_lossy(&complete).lines() {
             let line = format!("{seconds:.3} {}", clean(line));
-            text.push_str(&format!("#{} {line}\n", self.planned.number.0 + 1));
+            text.push_str(&format!("#{} {line}\n", self.index));
             if self.last.len() == SHOWN_AGAIN {
                 self.last.pop_front();
             }
@@ -118,7 +121,9 @@ pub fn title(planned: &Planned) -> String {
         .map(|name| format!("{name} "))
         .unwrap_or_default();
     let text = printable(planned.text.lines().next().unwrap_or_default());
-    format!("[{stage}{}/{}] {text}", planned.position, planned.total)
+    // As wide as the last one's, as Docker has it.
+    let width = planned.total.to_string().len();
+    format!("[{stage}{:>width$}/{}] {text}", planned.position, planned.total)
 }
 
 /// A line of a step's output, without what would move the cursor: of a line that was overwritten by carriage

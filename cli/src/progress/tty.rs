@@ -94,7 +94,7 @@ impl Picture {
                 self.begin = Some(Instant::now());
                 self.planned.extend(plan.into_iter().map(|p| (p.number, p)));
             }
-            Event::Started(number) => {
+            Event::Started(number) if self.planned.contains_key(&number) => {
                 let running = Running {
                     begin: Instant::now(),
                     lines: VecDeque::new(),
@@ -112,10 +112,11 @@ impl Picture {
                     self.redraw("");
                 }
             }
-            Event::Finished(number, outcome, elapsed) => {
+            Event::Finished(number, outcome, elapsed) if self.planned.contains_key(&number) => {
                 let above = self.finished(number, outcome, elapsed);
                 self.redraw(&above);
             }
+            Event::Started(_) | Event::Finished(..) => {}
         }
     }
 
