@@ -43,7 +43,7 @@ mod xattr;
 pub use error::Error;
 pub use lower::{Found, Lowers, Origin};
 pub use place::{Expected, HostFile, Source};
-pub use trace::{Observation, Presence, ReadSet};
+pub use trace::{Aspect, Difference, Observation, Presence, ReadSet};
 pub use upper::{Durable, Upper};
 pub use virtuals::{Virtual, VirtualNode};
 

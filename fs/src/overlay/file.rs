@@ -134,7 +134,10 @@ impl Overlay {
     /// The file of a layer that holds the content of `ino`, if it is still that of a layer: for copying it into
     /// another overlay without moving its bytes.
     pub fn origin(&self, ino: Ino) -> Option<(Arc<Layer>, EntryId)> {
-        let tree = self.tree();
+        let mut tree = self.tree();
+        if let Some(trace) = &mut tree.trace {
+            trace.content(ino.0);
+        }
         let node = tree.node(ino.0).ok()?;
         match &node.body {
             Body::File(Content::Lower) => {

@@ -224,6 +224,20 @@ impl Lowers {
         Some(name)
     }
 
+    /// The type of what the name at a place of [`Self::name_places`] stands for; `None` if its hard link leads nowhere.
+    pub(super) fn kind_at(&self, contributors: &[Origin], place: NamePlace) -> Option<Kind> {
+        let dir = contributors.get(place.contributor as usize)?;
+        let index = self.layer(*dir)?.index();
+        match index.child(dir.entry, place.number)?.1 {
+            Slot::Entry(id) => Some(index.entry(id)?.kind()),
+            Slot::Link(target) => {
+                let kind = self.resolve_in(dir.layer as usize, &target)?.kind;
+                (kind != Kind::Directory).then_some(kind)
+            }
+            Slot::Whiteout => None,
+        }
+    }
+
     /// The entry that describes a node: of a directory the topmost contributor that is not implicit.
     pub fn description(&self, found: &Found) -> Option<Entry<'_>> {
         found
@@ -256,6 +270,14 @@ impl Lowers {
         }
         let count = self.names_by_origin().get(&origin).map_or(1, Vec::len);
         u32::try_from(count).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// The sorted names of a node that is no directory, if it has several.
+    pub(super) fn link_names(&self, origin: Origin) -> Option<&[ImagePath]> {
+        match self.link_count(origin) {
+            ..=1 => None,
+            _ => self.names_by_origin().get(&origin).map(Vec::as_slice),
+        }
     }
 
     /// Whether some layer links to a file of a layer below it. No layer that was made here does.

@@ -32,12 +32,8 @@ impl Overlay {
         let mut tree = self.tree_mut()?;
         check_name(name)?;
         let ino = tree.existing(parent.0, name)?;
-        let dir = tree.dir(ino)?;
-        if !tree.is_empty(dir) {
+        if !tree.seen_empty(ino)? {
             return Err(Error::NotEmpty);
-        }
-        if let Some(trace) = &mut tree.trace {
-            trace.listing(ino);
         }
         let gone = tree.remove(parent.0, name, ino)?;
         tree.touch(parent.0)?;
@@ -58,8 +54,17 @@ impl Tree {
         Ok(self.release(ino))
     }
 
+    /// Whether a directory is empty, which someone is about to learn.
+    pub fn seen_empty(&mut self, ino: u64) -> Result<bool> {
+        let empty = self.is_empty(self.dir(ino)?);
+        if let Some(trace) = &mut self.trace {
+            trace.listing(ino);
+        }
+        Ok(empty)
+    }
+
     /// Whether no name leads anywhere in a directory.
-    pub fn is_empty(&self, dir: &Dir) -> bool {
+    fn is_empty(&self, dir: &Dir) -> bool {
         let overridden = dir.overrides.values().any(|o| matches!(o, Override::Node(_)));
         !overridden
             && self

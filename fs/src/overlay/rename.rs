@@ -93,13 +93,10 @@ impl Tree {
             (true, false) => Err(Error::NotADirectory),
             (false, true) => Err(Error::IsADirectory),
             (false, false) => Ok(()),
-            (true, true) if self.is_empty(self.dir(target)?) => {
-                if let Some(trace) = &mut self.trace {
-                    trace.listing(target);
-                }
-                Ok(())
-            }
-            (true, true) => Err(Error::NotEmpty),
+            (true, true) => match self.seen_empty(target)? {
+                true => Ok(()),
+                false => Err(Error::NotEmpty),
+            },
         }
     }
 

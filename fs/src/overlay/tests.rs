@@ -17,6 +17,7 @@ pub(crate) mod model;
 mod named;
 mod recording;
 mod threads;
+mod validity;
 
 /// What a layer of a test holds.
 #[derive(Clone, Debug)]

@@ -7,6 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+mod check;
+mod codec;
+
+pub use check::{Aspect, Difference, differences};
+pub use codec::{DecodeError, decode, encode};
+
 use super::lower::{Found, Lowers};
 use super::tree::Tree;
 use crate::digest::{Digest, Hasher};
@@ -43,6 +49,8 @@ pub struct Presence {
     pub mtime: Timestamp,
     /// Device number; 0:0 for other nodes.
     pub device: Device,
+    /// The digest of the sorted names of a node with several hard links: their number, and which names are one file.
+    pub links: Option<Digest>,
     /// The target of a symbolic link.
     pub target: Option<Vec<u8>>,
     /// The digest of the content that was read.
@@ -174,6 +182,9 @@ impl Trace {
             .map(|path| (path.clone(), Observation::Absent))
             .collect();
         for seen in self.seen.values() {
+            if seen.aspects.written {
+                observe_links(lower, &seen.found, &mut set);
+            }
             for path in &seen.paths {
                 if seen.aspects.whole {
                     observe_whole(lower, path, &seen.found, &mut set);
@@ -190,6 +201,30 @@ impl Tree {
     /// What the session has read, if it is recorded.
     pub fn read_set(&self) -> Option<ReadSet> {
         self.trace.as_ref().map(|trace| trace.read_set(&self.lower))
+    }
+}
+
+/// A changed file with several names goes into the layer under each of them, with the directories that lead there.
+fn observe_links(lower: &Lowers, found: &Found, set: &mut ReadSet) {
+    if found.kind == Kind::Directory {
+        return;
+    }
+    for name in lower.link_names(found.origin).unwrap_or_default() {
+        let mut at = Some(name.clone());
+        while let Some(path) = at {
+            let aspects = Aspects {
+                content: path == *name,
+                xattrs: true,
+                ..Aspects::default()
+            };
+            let presence = lower
+                .resolve(&path)
+                .and_then(|found| observe(lower, &found, aspects));
+            if let Some(presence) = presence {
+                merge(set, &path, presence);
+            }
+            at = path.parent();
+        }
     }
 }
 
@@ -238,25 +273,41 @@ fn observe(lower: &Lowers, found: &Found, aspects: Aspects) -> Option<Presence> 
         size: entry.size(),
         mtime: entry.mtime(),
         device: entry.device(),
+        links: match is(Kind::Directory) {
+            true => None,
+            false => lower.link_names(found.origin).map(names_digest),
+        },
         target: is(Kind::Symlink).then(|| entry.target().to_vec()),
-        content: aspects
-            .content
-            .then(|| entry.digest())
-            .flatten()
-            .filter(|_| is(Kind::File)),
+        content: (aspects.content && is(Kind::File)).then(|| entry.digest().unwrap_or_else(unknown_content)),
         listing: (aspects.listing && is(Kind::Directory)).then(|| listing_digest(lower, found)),
         xattrs: aspects.xattrs.then(|| entry.xattrs()),
     })
 }
 
+/// What stands for a content whose digest nobody knows: equal to none that is known.
+fn unknown_content() -> Digest {
+    Digest::of(b"a content whose digest is not known")
+}
+
 fn listing_digest(lower: &Lowers, found: &Found) -> Digest {
     let mut hasher = Hasher::new();
-    for name in lower.names(&found.contributors) {
-        if let Some(child) = lower.find(&found.contributors, name) {
-            hasher.update(&child.kind.file_type_bits().to_le_bytes());
+    for place in lower.name_places(&found.contributors) {
+        let name = lower.name_at(&found.contributors, place);
+        let kind = lower.kind_at(&found.contributors, place);
+        if let (Some(name), Some(kind)) = (name, kind) {
+            hasher.update(&kind.file_type_bits().to_le_bytes());
             hasher.update(name);
             hasher.update(&[0]);
         }
+    }
+    hasher.finish()
+}
+
+fn names_digest(names: &[ImagePath]) -> Digest {
+    let mut hasher = Hasher::new();
+    for name in names {
+        hasher.update(name.as_bytes());
+        hasher.update(&[0]);
     }
     hasher.finish()
 }
