@@ -29,6 +29,7 @@ mod inode;
 mod lookup;
 mod lower;
 mod place;
+mod plain;
 mod readdir;
 mod remove;
 mod rename;

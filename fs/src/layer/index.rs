@@ -197,6 +197,11 @@ impl Index {
 
     /// What `name` stands for in directory `dir` of this layer; `None` if this layer says nothing about it.
     pub fn lookup(&self, dir: EntryId, name: &[u8]) -> Option<Slot> {
+        self.find(dir, name).map(|(_, slot)| slot)
+    }
+
+    /// The same, and the number of the name in the directory: see [`Self::child`].
+    pub fn find(&self, dir: EntryId, name: &[u8]) -> Option<(u32, Slot)> {
         let names = self.names_of_dir(dir)?;
         let (mut low, mut high) = (0, names.len() / NAME);
         while low < high {
@@ -205,7 +210,7 @@ impl Index {
             match self.name(record)?.cmp(name) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return self.slot(record),
+                std::cmp::Ordering::Equal => return Some((u32::try_from(middle).ok()?, self.slot(record)?)),
             }
         }
         None

@@ -152,8 +152,8 @@ impl Tree {
     fn change_mode(&mut self, ino: u64, mode: u32) -> Result<()> {
         let node = self.node(ino)?;
         let changed = self
-            .acl(node, acl::ACCESS)
-            .map(|acl| (acl.with_mode(mode), self.xattrs(node)));
+            .acl(&node, acl::ACCESS)
+            .map(|acl| (acl.with_mode(mode), self.xattrs(&node)));
         let node = self.node_mut(ino)?;
         node.mode = mode;
         if let Some((acl, mut xattrs)) = changed {
@@ -182,7 +182,7 @@ impl Tree {
     /// away: inode(7), capabilities(7).
     fn strip_privileges(&mut self, ino: u64) -> Result<()> {
         let node = self.node(ino)?;
-        let xattrs = self.xattrs(node);
+        let xattrs = self.xattrs(&node);
         let node = self.node_mut(ino)?;
         node.mode &= !SET_USER;
         if node.mode & GROUP_EXECUTE != 0 {

@@ -155,7 +155,7 @@ impl Tree {
         if matches!(body, Body::Symlink(_)) {
             return self.add_at(parent, name, Node::new(body, 0o777, owner.uid, gid));
         }
-        let default = self.acl(directory, acl::DEFAULT);
+        let default = self.acl(&directory, acl::DEFAULT);
         let mut node = Node::new(body, mode & !umask, owner.uid, gid);
         if let Some(default) = default {
             node.inherit_acl(default, mode);

@@ -101,7 +101,7 @@ impl<'a> Walk<'a> {
 
     fn run(mut self) -> Result<Vec<Change>> {
         let root = self.tree.node(Ino::ROOT.0)?;
-        let metadata = metadata(self.tree, root);
+        let metadata = metadata(self.tree, &root);
         let before = root.found().map(|found| self.lower.metadata(&found));
         let before = before.unwrap_or_else(|| Metadata {
             mode: 0o755,
@@ -201,7 +201,7 @@ impl<'a> Walk<'a> {
     fn visit_node(&mut self, path: ImagePath, name: &[u8], ino: u64, below: Option<Found>) -> Result<()> {
         let node = self.tree.node(ino)?;
         let in_place = self.frames.last().is_some_and(|frame| frame.in_place);
-        let metadata = metadata(self.tree, node);
+        let metadata = metadata(self.tree, &node);
         match &node.body {
             Body::Socket => {
                 if below.is_some() {
@@ -212,7 +212,7 @@ impl<'a> Walk<'a> {
             Body::Directory(_) => {
                 let merged = node.found().is_some() && node.found() == below;
                 let on_demand = match merged {
-                    true => !directory_differs(self.lower, node, &metadata),
+                    true => !directory_differs(self.lower, &node, &metadata),
                     false => self.is_virtual_directory(name)?,
                 };
                 let hides = !merged && below.as_ref().is_some_and(|b| b.kind == Kind::Directory);
@@ -234,11 +234,11 @@ impl<'a> Walk<'a> {
             }
             _ => {
                 let same = in_place && below.is_some_and(|b| Some(b.origin) == node.origin);
-                if same && !differs(self.lower, node) {
+                if same && !differs(self.lower, &node) {
                     return Ok(());
                 }
                 let several = node.links > 1;
-                let content = content(self.lower, node)?;
+                let content = content(self.lower, &node)?;
                 self.give_node(path, ino, several, metadata, content);
                 Ok(())
             }

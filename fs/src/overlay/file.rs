@@ -150,22 +150,20 @@ impl Overlay {
     }
 
     fn reader(&self, ino: Ino) -> Result<Reader> {
-        let mut guard = self.tree();
-        let tree = &mut *guard;
-        let node = tree.nodes.get(&ino.0).ok_or(Error::Stale)?;
-        match &node.body {
-            Body::File(Content::Own(data)) => Ok(Reader::Own(Arc::clone(data))),
-            Body::File(Content::Lower) => {
-                if let Some(trace) = &mut tree.trace {
-                    trace.content(ino.0);
-                }
-                let origin = node.origin.ok_or(Error::Stale)?;
-                let layer = self.lower.layer(origin).ok_or(Error::Stale)?;
-                Ok(Reader::Lower(Arc::clone(layer), origin.entry))
-            }
-            Body::Directory(_) => Err(Error::IsADirectory),
-            _ => Err(Error::Invalid),
+        let mut tree = self.tree();
+        let node = tree.node(ino.0)?;
+        let origin = match &node.body {
+            Body::File(Content::Own(data)) => return Ok(Reader::Own(Arc::clone(data))),
+            Body::File(Content::Lower) => node.origin.ok_or(Error::Stale)?,
+            Body::Directory(_) => return Err(Error::IsADirectory),
+            _ => return Err(Error::Invalid),
+        };
+        drop(node);
+        if let Some(trace) = &mut tree.trace {
+            trace.content(ino.0);
         }
+        let layer = self.lower.layer(origin).ok_or(Error::Stale)?;
+        Ok(Reader::Lower(Arc::clone(layer), origin.entry))
     }
 
     /// Changes the data of a file; its times change now.

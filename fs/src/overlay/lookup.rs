@@ -22,15 +22,16 @@ impl Overlay {
         }
         let mut tree = self.tree();
         let ino = match name {
-            b"." => parent.0,
-            b".." => tree
-                .node(parent.0)?
-                .home
-                .as_ref()
-                .map_or(Ino::ROOT.0, |home| home.0),
-            _ => tree.existing(parent.0, name)?,
+            b"." | b".." => {
+                let node = tree.node(parent.0)?;
+                let above = node.home.as_ref().map_or(Ino::ROOT.0, |home| home.0);
+                let ino = if name == b"." { parent.0 } else { above };
+                drop(node);
+                tree.node_mut(ino)?.references += 1;
+                ino
+            }
+            _ => tree.look_up(parent.0, name)?,
         };
-        tree.node_mut(ino)?.references += 1;
         let attr = tree.attr(ino)?;
         drop(tree);
         Ok(complete(attr))
@@ -56,11 +57,14 @@ impl Overlay {
     /// in it; the data of a removed file goes now.
     pub fn forget(&self, ino: Ino, count: u64) {
         let mut tree = self.tree();
-        let Some(node) = tree.nodes.get_mut(&ino.0) else {
-            return;
+        let idle = match tree.nodes.get_mut(&ino.0) {
+            Some(node) => {
+                node.references = node.references.saturating_sub(count);
+                Some(ino.0)
+            }
+            None => tree.forget_plain(ino.0, count),
         };
-        node.references = node.references.saturating_sub(count);
-        let gone = tree.release(ino.0);
+        let gone = idle.map(|ino| tree.release(ino));
         drop(tree);
         drop(gone);
     }

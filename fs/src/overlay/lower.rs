@@ -79,6 +79,17 @@ impl Lowers {
         self.end
     }
 
+    /// The lower node of an inode number.
+    pub fn origin(&self, number: u64) -> Option<Origin> {
+        let layer = self
+            .first
+            .partition_point(|first| *first <= number)
+            .checked_sub(1)?;
+        let entry = EntryId(u32::try_from(number - self.first[layer]).ok()?);
+        let layer = u32::try_from(layer).ok()?;
+        (number < self.end).then_some(Origin { layer, entry })
+    }
+
     /// The inode number of a lower node. It depends on nothing but the layers up to that one.
     pub(super) fn number(&self, origin: Origin) -> u64 {
         let first = self.first.get(origin.layer as usize).copied().unwrap_or(self.end);
@@ -121,19 +132,29 @@ impl Lowers {
 
     /// What `name` stands for in the directory of these contributors.
     pub fn find(&self, contributors: &[Origin], name: &[u8]) -> Option<Found> {
+        self.find_at(contributors, name).map(|(found, _)| found)
+    }
+
+    /// The same, and where the name stands: of a directory the topmost place.
+    pub fn find_at(&self, contributors: &[Origin], name: &[u8]) -> Option<(Found, NamePlace)> {
         let mut directory = Vec::new();
-        for dir in contributors {
+        let mut topmost = None;
+        for (contributor, dir) in (0..).zip(contributors) {
             let index = self.layer(*dir)?.index();
-            match index.lookup(dir.entry, name) {
-                None => {}
-                Some(Slot::Whiteout) => break,
-                Some(Slot::Link(target)) if directory.is_empty() => {
+            let Some((number, slot)) = index.find(dir.entry, name) else {
+                continue;
+            };
+            let place = NamePlace { contributor, number };
+            match slot {
+                Slot::Whiteout => break,
+                Slot::Link(target) if directory.is_empty() => {
                     return self
                         .resolve_in(dir.layer as usize, &target)
-                        .filter(|found| found.kind != Kind::Directory);
+                        .filter(|found| found.kind != Kind::Directory)
+                        .map(|found| (found, place));
                 }
-                Some(Slot::Link(_)) => break,
-                Some(Slot::Entry(entry)) => {
+                Slot::Link(_) => break,
+                Slot::Entry(entry) => {
                     let origin = Origin {
                         layer: dir.layer,
                         entry,
@@ -141,11 +162,12 @@ impl Lowers {
                     let node = index.entry(entry)?;
                     if node.kind() != Kind::Directory {
                         if directory.is_empty() {
-                            return Some(Found {
+                            let found = Found {
                                 origin,
                                 kind: node.kind(),
                                 contributors: Vec::new(),
-                            });
+                            };
+                            return Some((found, place));
                         }
                         break;
                     }
@@ -154,17 +176,19 @@ impl Lowers {
                         break;
                     }
                     directory.push(origin);
+                    topmost.get_or_insert(place);
                     if node.is_opaque() {
                         break;
                     }
                 }
             }
         }
-        Some(Found {
+        let found = Found {
             origin: *directory.first()?,
             kind: Kind::Directory,
             contributors: directory,
-        })
+        };
+        Some((found, topmost?))
     }
 
     /// What lies at `path`; symbolic links are not followed.

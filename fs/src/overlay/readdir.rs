@@ -186,7 +186,7 @@ impl Tree {
         let entries = entries.filter_map(|(next, name)| {
             let (ino, kind) = match self.peek(dir, &name)? {
                 Peek::Node(ino) => (ino, self.nodes.get(&ino)?.kind()),
-                Peek::Lower(found) => (lowers.number(found.origin), found.kind),
+                Peek::Lower(found, _) => (lowers.number(found.origin), found.kind),
             };
             Some(Entry {
                 name,

@@ -1,9 +1,10 @@
 //! The nodes that a session has touched, and how they come and go.
 //!
-//! Memory follows what is touched: a lower node gets a [`Node`] when it is first looked up and loses it when
-//! the kernel forgets it, unless it is *pinned*: new, changed, or on the way to something changed. A pinned
-//! node stands in the overrides of its parent, whose whole chain up to the root is pinned as well; so what a
-//! session changed is found by following overrides alone.
+//! Memory follows what is touched: a lower directory gets a [`Node`] when it is first looked up, other lower nodes
+//! when they are about to change (until then they are `plain`). It loses it when the kernel forgets it, unless it is
+//! *pinned*: new, changed, or on the way to something changed. A pinned node stands in the overrides of its parent,
+//! whose whole chain up to the root is pinned as well; so what a session changed is found by following overrides
+//! alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::sync::Arc;
 use super::data::{Content as Bytes, FileData};
 use super::flat::FlatFiles;
 use super::inode::{Body, Content, Dir, Node, Override};
-use super::lower::{Found, Lowers, Origin};
+use super::lower::{Found, Lowers, NamePlace, Origin};
+use super::plain::Plains;
 use super::trace::Trace;
 use super::upper::Unsaved;
 use super::{Error, Ino};
@@ -20,7 +22,8 @@ use crate::layer::{Kind, Timestamp, Xattrs};
 /// What a name stands for, before a node is made of it.
 pub(super) enum Peek {
     Node(u64),
-    Lower(Found),
+    /// The second says where the name stands.
+    Lower(Found, NamePlace),
 }
 
 /// Names, metadata and the way to the data of everything touched.
@@ -30,6 +33,8 @@ pub(super) struct Tree {
     pub files: Option<Arc<FlatFiles>>,
     /// Boxed, so that the table stays small while it grows.
     pub nodes: HashMap<u64, Box<Node>>,
+    /// Unchanged lower nodes that are no directories.
+    pub plains: Plains,
     /// The next new inode number.
     pub next: u64,
     pub trace: Option<Trace>,
@@ -59,24 +64,18 @@ impl Tree {
             lower,
             files,
             nodes: HashMap::from([(Ino::ROOT.0, Box::new(root))]),
+            plains: Plains::default(),
             trace: None,
             unsaved: None,
         }
     }
 
-    pub fn node(&self, ino: u64) -> Result<&Node, Error> {
-        self.nodes.get(&ino).map(|node| &**node).ok_or(Error::Stale)
-    }
-
-    pub fn node_mut(&mut self, ino: u64) -> Result<&mut Node, Error> {
-        self.nodes
-            .get_mut(&ino)
-            .map(|node| &mut **node)
-            .ok_or(Error::Stale)
-    }
-
     pub fn dir(&self, ino: u64) -> Result<&Dir, Error> {
-        self.node(ino)?.dir()
+        match self.nodes.get(&ino) {
+            Some(node) => node.dir(),
+            None if self.plains.contains(ino) => Err(Error::NotADirectory),
+            None => Err(Error::Stale),
+        }
     }
 
     pub fn dir_mut(&mut self, ino: u64) -> Result<&mut Dir, Error> {
@@ -88,33 +87,47 @@ impl Tree {
         match dir.overrides.get(name) {
             Some(Override::Node(ino)) => Some(Peek::Node(*ino)),
             Some(Override::Whiteout) => None,
-            None => self.lower.find(&dir.contributors, name).map(Peek::Lower),
+            None => {
+                let (found, place) = self.lower.find_at(&dir.contributors, name)?;
+                Some(Peek::Lower(found, place))
+            }
         }
+    }
+
+    /// The same, and it is recorded that somebody asked.
+    fn observe(&mut self, parent: u64, name: &[u8]) -> Result<Option<Peek>, Error> {
+        let dir = self.dir(parent)?;
+        let peek = self.peek(dir, name);
+        let whiteout = dir.overrides.contains_key(name);
+        match (&peek, &mut self.trace) {
+            (Some(Peek::Node(ino)), _) => self.trace_known(parent, name, *ino),
+            (Some(Peek::Lower(found, _)), Some(trace)) => {
+                trace.present(parent, name, self.lower.number(found.origin), found);
+            }
+            (None, Some(trace)) if !whiteout => trace.absent(parent, name),
+            (_, _) => {}
+        }
+        Ok(peek)
     }
 
     /// The node that `name` leads to, made if it is the first time.
     pub fn child(&mut self, parent: u64, name: &[u8]) -> Result<Option<u64>, Error> {
-        let dir = self.dir(parent)?;
-        match self.peek(dir, name) {
+        match self.observe(parent, name)? {
+            Some(Peek::Node(ino)) => Ok(Some(ino)),
+            Some(Peek::Lower(found, _)) => self.materialise(parent, name, found).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The number of what `name` leads to, which has one reference more.
+    pub fn look_up(&mut self, parent: u64, name: &[u8]) -> Result<u64, Error> {
+        match self.observe(parent, name)? {
             Some(Peek::Node(ino)) => {
-                self.trace_known(parent, name, ino);
-                Ok(Some(ino))
+                self.node_mut(ino)?.references += 1;
+                Ok(ino)
             }
-            Some(Peek::Lower(found)) => {
-                if let Some(trace) = &mut self.trace {
-                    trace.present(parent, name, self.lower.number(found.origin), &found);
-                }
-                self.materialise(parent, name, found).map(Some)
-            }
-            None => {
-                let whiteout = dir.overrides.contains_key(name);
-                if let Some(trace) = &mut self.trace
-                    && !whiteout
-                {
-                    trace.absent(parent, name);
-                }
-                Ok(None)
-            }
+            Some(Peek::Lower(found, place)) => self.refer(parent, name, found, place),
+            None => Err(Error::NotFound),
         }
     }
 
@@ -123,8 +136,12 @@ impl Tree {
         self.child(parent, name)?.ok_or(Error::NotFound)
     }
 
-    fn materialise(&mut self, parent: u64, name: &[u8], found: Found) -> Result<u64, Error> {
+    /// The node of a lower one that was found in `parent`.
+    pub fn materialise(&mut self, parent: u64, name: &[u8], found: Found) -> Result<u64, Error> {
         let ino = self.lower.number(found.origin);
+        if self.plains.contains(ino) {
+            self.node_mut(ino)?;
+        }
         let home = Some((parent, Box::from(name)));
         match self.nodes.get_mut(&ino) {
             Some(node) if node.home.is_some() || node.pinned => return Ok(ino),

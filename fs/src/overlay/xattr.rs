@@ -24,7 +24,7 @@ impl Overlay {
         let node = tree.node(ino.0)?;
         match &node.xattrs {
             Some(own) => own.get(name).cloned(),
-            None => tree.xattrs(node).remove(name),
+            None => tree.xattrs(&node).remove(name),
         }
         .ok_or(Error::NoAttribute)
     }
@@ -36,7 +36,7 @@ impl Overlay {
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let mut tree = self.tree();
         tree.xattrs_read(ino.0);
-        let xattrs = tree.xattrs(tree.node(ino.0)?);
+        let xattrs = tree.xattrs(&*tree.node(ino.0)?);
         Ok(xattrs.into_keys().collect())
     }
 
@@ -92,7 +92,7 @@ impl Overlay {
             _ if is_access => {}
             _ => return Err(Error::Invalid),
         }
-        let mut xattrs = tree.xattrs(node);
+        let mut xattrs = tree.xattrs(&node);
         match is_access && acl.is_mode() {
             true => xattrs.remove(name),
             false => xattrs.insert(name.to_vec(), acl.value()),
@@ -109,7 +109,7 @@ impl Overlay {
     fn change_xattrs(&self, ino: Ino, change: impl FnOnce(&mut Xattrs) -> Result<()>) -> Result<()> {
         let mut tree = self.tree_mut()?;
         tree.xattrs_read(ino.0);
-        let mut xattrs = tree.xattrs(tree.node(ino.0)?);
+        let mut xattrs = tree.xattrs(&*tree.node(ino.0)?);
         change(&mut xattrs)?;
         tree.take_into_layer(ino.0)?;
         tree.node_mut(ino.0)?.xattrs = Some(Box::new(xattrs));
