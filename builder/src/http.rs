@@ -1,155 +1,98 @@
-//! An HTTP client: GET over HTTP and HTTPS, with redirects, proxies and retries.
+//! An HTTP client over HTTP and HTTPS, with redirects, proxies and retries.
 //!
 //! Certificates are those of the system, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Proxies are those of the
 //! environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in either case). A request that the network or
 //! a busy server failed is made again a few times, each time after a longer pause.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::io::Read;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
-use ureq::http::{HeaderMap, Request, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
+use ureq::http::{HeaderMap, Request as UreqRequest, Uri};
+use ureq::{Agent, Body as UreqBody, Proxy, SendBody};
 
-use crate::url::{Url, UrlError};
+use crate::url::Url;
 
-/// The pauses between attempts.
-const PAUSES: [Duration; 3] = [
-    Duration::from_millis(250),
-    Duration::from_secs(1),
-    Duration::from_secs(4),
-];
-/// How long a server may ask to be left alone; if it asks for more there is no further attempt.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+mod error;
+mod proxy;
+mod retry;
+mod trust;
+
+pub use error::{Cause, HttpError};
+pub(crate) use error::{is_passing_status, reason};
+use proxy::proxy_for;
+pub(crate) use retry::{Failed, retry, wait};
+pub use trust::Trust;
+
 /// The most redirects in a row, as in browsers and in Go.
-const MAX_REDIRECTS: usize = 10;
+pub(crate) const MAX_REDIRECTS: usize = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long nothing may come.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why a request failed.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    /// A URL that cannot be fetched.
-    #[error("{url}: {source}")]
-    Url {
-        /// As written.
-        url: String,
-        /// What is wrong.
-        source: UrlError,
-    },
-    /// A URL of another scheme.
-    #[error("{url}: only http and https can be fetched")]
-    Scheme {
-        /// Without its password.
-        url: String,
-    },
-    /// The server answered, but not with what was asked for.
-    #[error("{url}: the server answered {status}{}", reason(*status))]
-    Status {
-        /// The URL that answered, without its password.
-        url: String,
-        /// The status code.
-        status: u16,
-    },
-    /// Redirects without end.
-    #[error("{url}: more than {MAX_REDIRECTS} redirects")]
-    Redirects {
-        /// Where they began, without its password.
-        url: String,
-    },
-    /// No connection, or a broken one.
-    #[error("{url}: {source}")]
-    Transport {
-        /// Without its password.
-        url: String,
-        /// What the client said.
-        source: Box<ureq::Error>,
-    },
-    /// The bytes stopped coming.
-    #[error("{url}: the transfer broke off after {bytes} bytes")]
-    Body {
-        /// Without its password.
-        url: String,
-        /// How many had come.
-        bytes: u64,
-        /// What the client said.
-        source: io::Error,
-    },
-    /// The certificates of the system.
-    #[error("cannot read the certificates that servers are checked with: {0}")]
-    Certificates(String),
-    /// A proxy of the environment.
-    #[error("the proxy {proxy} of the environment: {source}")]
-    Proxy {
-        /// Without its password.
-        proxy: String,
-        /// What is wrong.
-        source: Box<ureq::Error>,
-    },
-    /// The build was stopped meanwhile.
-    #[error("the build was stopped")]
-    Stopped,
+/// What is asked of a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// Its content.
+    Get,
+    /// Its headers.
+    Head,
+    /// To take something in.
+    Post,
+    /// To become something.
+    Put,
+    /// To change.
+    Patch,
+    /// To be gone.
+    Delete,
 }
 
-fn reason(status: u16) -> String {
-    let known = ureq::http::StatusCode::from_u16(status).ok();
-    let reason = known.and_then(|status| status.canonical_reason());
-    reason.map(|reason| format!(" {reason}")).unwrap_or_default()
-}
-
-impl HttpError {
-    /// What a person can do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+impl Method {
+    /// Its name in a request.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Status {
-                status: 401 | 403, ..
-            } => Some(
-                "give credentials by --secret id=HTTP_AUTH_TOKEN_<host> or --secret id=HTTP_AUTH_HEADER_<host>",
-            ),
-            Self::Status {
-                status: 404 | 410, ..
-            } => Some("check the spelling of the URL"),
-            Self::Transport { source, .. } if matches!(**source, ureq::Error::Rustls(_)) => {
-                Some("if the server has a certificate of your own, name its authority by SSL_CERT_FILE")
-            }
-            Self::Certificates(_) => {
-                Some("install the package ca-certificates, or name a file of certificates by SSL_CERT_FILE")
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether another attempt may do better.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
-            Self::Transport { source, .. } => matches!(
-                **source,
-                ureq::Error::Io(_)
-                    | ureq::Error::Timeout(_)
-                    | ureq::Error::ConnectionFailed
-                    | ureq::Error::HostNotFound
-                    | ureq::Error::Protocol(_)
-            ),
-            Self::Body { .. } => true,
-            _ => false,
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
         }
     }
 }
 
-/// An answer: its status is 2xx or 304.
+/// What goes with a request.
+pub enum Body<'a> {
+    /// Nothing.
+    None,
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// So many bytes of a stream, which must have them. They cannot be sent twice.
+    Stream(&'a mut dyn Read, u64),
+}
+
+/// One request.
+pub struct Request<'a> {
+    /// What is asked.
+    pub method: Method,
+    /// Of what.
+    pub url: &'a Url,
+    /// Further headers.
+    pub headers: &'a [(&'a str, String)],
+    /// What goes with it.
+    pub body: Body<'a>,
+}
+
+/// An answer.
 pub struct Response {
     /// Where it came from, after redirects.
     pub url: Url,
     /// The status code.
     pub status: u16,
     headers: HeaderMap,
-    body: Body,
+    body: UreqBody,
 }
 
 impl Response {
@@ -163,8 +106,20 @@ impl Response {
         self.header("content-length")?.trim().parse().ok()
     }
 
+    /// How long the server asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.header("retry-after")?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// All headers of a name that are text.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        let values = self.headers.get_all(name).into_iter();
+        values.filter_map(|value| value.to_str().ok())
+    }
+
     /// The bytes.
-    pub fn into_reader(self) -> impl Read {
+    pub fn into_reader(self) -> impl Read + Send + use<> {
         self.body.into_with_config().limit(u64::MAX).reader()
     }
 }
@@ -176,12 +131,21 @@ type AgentKey = (bool, Option<String>);
 #[derive(Default)]
 pub struct Client {
     agents: Mutex<BTreeMap<AgentKey, Agent>>,
-    certificates: OnceLock<Arc<Vec<Certificate<'static>>>>,
+    trust: Trust,
 }
 
 impl Client {
-    /// Fetches `url` with these headers. A user and a password in the URL become a header; that and
-    /// `Authorization` go to its host only, not to where it redirects. Stops between attempts once `stopped` says so.
+    /// A client that trusts others than those of the system, or comes with a certificate of its own.
+    pub fn new(trust: Trust) -> Self {
+        Self {
+            agents: Mutex::default(),
+            trust,
+        }
+    }
+
+    /// Fetches `url` with these headers; the answer's status is 2xx or 304. A user and a password in the URL become a
+    /// header; that and `Authorization` go to its host only, not to where it redirects. Stops between attempts once
+    /// `stopped` says so.
     ///
     /// # Errors
     /// [`HttpError`], after the last attempt.
@@ -194,7 +158,53 @@ impl Client {
         retry(stopped, || self.follow(url, headers))
     }
 
-    fn follow(&self, url: &Url, headers: &[(&str, String)]) -> Result<Response, Failed> {
+    /// Makes one request, and returns whatever the server answers. Follows no redirect, and tries once.
+    ///
+    /// # Errors
+    /// [`HttpError::Transport`] and what keeps a request from being made.
+    pub fn exchange(&self, request: Request<'_>) -> Result<Response, HttpError> {
+        let url = request.url;
+        if !matches!(url.scheme.as_str(), "http" | "https") {
+            let url = url.to_string();
+            return Err(HttpError::Scheme { url });
+        }
+        let failed = |source: ureq::Error| HttpError::Transport {
+            url: url.to_string(),
+            source: Box::new(source),
+        };
+        let uri: Uri = url
+            .bare()
+            .encoded()
+            .parse()
+            .map_err(|e: ureq::http::uri::InvalidUri| failed(ureq::Error::BadUri(e.to_string())))?;
+        let mut head = UreqRequest::builder().method(request.method.name()).uri(uri);
+        for (name, value) in request.headers {
+            head = head.header(*name, value);
+        }
+        let http = |e| failed(ureq::Error::Http(e));
+        let agent = self.agent(url)?;
+        let answer = match request.body {
+            // Servers want to hear that nothing comes.
+            Body::None if matches!(request.method, Method::Post | Method::Put | Method::Patch) => {
+                agent.run(head.body(&[][..]).map_err(http)?)
+            }
+            Body::None => agent.run(head.body(()).map_err(http)?),
+            Body::Bytes(bytes) => agent.run(head.body(bytes).map_err(http)?),
+            Body::Stream(from, length) => {
+                head = head.header("content-length", length);
+                agent.run(head.body(SendBody::from_reader(from)).map_err(http)?)
+            }
+        };
+        let (parts, body) = answer.map_err(failed)?.into_parts();
+        Ok(Response {
+            url: url.clone(),
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        })
+    }
+
+    fn follow(&self, url: &Url, headers: &[(&str, String)]) -> Result<Response, Failed<HttpError>> {
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let trusted = at.host == url.host && (at.scheme == url.scheme || at.scheme == "https");
@@ -211,15 +221,11 @@ impl Client {
                     at = next;
                 }
                 (status, _) => {
-                    let pause = response
-                        .header("retry-after")
-                        .and_then(|text| text.trim().parse().ok());
+                    let pause = response.retry_after();
+                    let url = at.to_string();
                     return Err(Failed {
-                        error: HttpError::Status {
-                            url: at.to_string(),
-                            status,
-                        },
-                        pause: pause.map(Duration::from_secs),
+                        pause,
+                        ..HttpError::Status { url, status }.into()
                     });
                 }
             }
@@ -228,40 +234,20 @@ impl Client {
         Err(HttpError::Redirects { url }.into())
     }
 
-    /// One request. Only to a `trusted` host do credentials go.
+    /// One GET. Only to a `trusted` host do credentials go.
     fn once(&self, url: &Url, headers: &[(&str, String)], trusted: bool) -> Result<Response, HttpError> {
-        if !matches!(url.scheme.as_str(), "http" | "https") {
-            let url = url.to_string();
-            return Err(HttpError::Scheme { url });
-        }
-        let failed = |source: ureq::Error| HttpError::Transport {
-            url: url.to_string(),
-            source: Box::new(source),
-        };
-        let uri: Uri = url
-            .bare()
-            .encoded()
-            .parse()
-            .map_err(|e: ureq::http::uri::InvalidUri| failed(ureq::Error::BadUri(e.to_string())))?;
-        let mut request = Request::get(uri);
-        let mut authorized = false;
-        for (name, value) in headers {
-            let secret = name.eq_ignore_ascii_case("authorization");
-            authorized |= secret;
-            if trusted || !secret {
-                request = request.header(*name, value);
-            }
-        }
+        let is_secret = |name: &str| name.eq_ignore_ascii_case("authorization");
+        let authorized = headers.iter().any(|(name, _)| is_secret(name));
+        let mut sent = headers.to_vec();
+        sent.retain(|(name, _)| trusted || !is_secret(name));
         if let Some((user, password)) = url.credentials().filter(|_| !authorized) {
-            request = request.header("authorization", basic(&user, &password));
+            sent.push(("authorization", basic(&user, &password)));
         }
-        let request = request.body(()).map_err(|e| failed(ureq::Error::Http(e)))?;
-        let (parts, body) = self.agent(url)?.run(request).map_err(failed)?.into_parts();
-        Ok(Response {
-            url: url.clone(),
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body,
+        self.exchange(Request {
+            method: Method::Get,
+            url,
+            headers: &sent,
+            body: Body::None,
         })
     }
 
@@ -280,22 +266,14 @@ impl Client {
     }
 
     fn new_agent(&self, tls: bool, proxy: Option<&str>) -> Result<Agent, HttpError> {
-        let certificates = match tls {
-            true => self.certificates()?,
-            false => Arc::default(),
-        };
         let proxy = proxy.map(|text| {
             Proxy::new(text).map_err(|source| HttpError::Proxy {
                 proxy: Url::parse(text).map_or_else(|_| text.to_owned(), |url| url.to_string()),
                 source: Box::new(source),
             })
         });
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::Specific(certificates))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
         let config = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(self.trust.config(tls)?)
             .proxy(proxy.transpose()?)
             .http_status_as_error(false)
             .max_redirects(0)
@@ -308,103 +286,12 @@ impl Client {
             .timeout_per_read(Some(SILENCE_TIMEOUT));
         Ok(config.build().new_agent())
     }
-
-    fn certificates(&self) -> Result<Arc<Vec<Certificate<'static>>>, HttpError> {
-        if let Some(known) = self.certificates.get() {
-            return Ok(known.clone());
-        }
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a certificate of the system cannot be read");
-        }
-        if found.certs.is_empty() {
-            let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-            return Err(HttpError::Certificates(match errors.is_empty() {
-                true => "there are none".to_owned(),
-                false => errors.join("; "),
-            }));
-        }
-        let owned = |der: &_| Certificate::from_der(der).to_owned();
-        let certificates = Arc::new(found.certs.iter().map(|der| owned(der.as_ref())).collect());
-        Ok(self.certificates.get_or_init(|| certificates).clone())
-    }
-}
-
-/// A failed attempt, and how long the server asks to wait.
-struct Failed {
-    error: HttpError,
-    pause: Option<Duration>,
-}
-
-impl From<HttpError> for Failed {
-    fn from(error: HttpError) -> Self {
-        Self { error, pause: None }
-    }
-}
-
-fn retry<T>(
-    stopped: &dyn Fn() -> bool,
-    mut attempt: impl FnMut() -> Result<T, Failed>,
-) -> Result<T, HttpError> {
-    let mut pauses = PAUSES.iter();
-    loop {
-        if stopped() {
-            return Err(HttpError::Stopped);
-        }
-        let Failed { error, pause } = match attempt() {
-            Ok(value) => return Ok(value),
-            Err(failed) => failed,
-        };
-        let Some(&own) = pauses.next().filter(|_| error.is_passing()) else {
-            return Err(error);
-        };
-        let pause = pause.unwrap_or(own);
-        if pause > MAX_RETRY_AFTER {
-            return Err(error);
-        }
-        tracing::warn!(%error, ?pause, "trying again");
-        wait(pause, stopped);
-    }
-}
-
-/// Waits, but not longer than until `stopped`.
-pub(crate) fn wait(pause: Duration, stopped: &dyn Fn() -> bool) {
-    const PIECE: Duration = Duration::from_millis(50);
-    let mut left = pause;
-    while !left.is_zero() && !stopped() {
-        let piece = left.min(PIECE);
-        thread::sleep(piece);
-        left -= piece;
-    }
 }
 
 /// The value of an `Authorization` header (RFC 7617).
 pub(crate) fn basic(user: &[u8], password: &[u8]) -> String {
     let pair = [user, b":", password].concat();
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
-}
-
-/// The proxy that the environment names for a URL: that of its scheme, else that of all; none for the hosts of
-/// `NO_PROXY`.
-fn proxy_for(url: &Url, variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let either = |name: &str| {
-        let value = variable(&name.to_lowercase()).or_else(|| variable(name));
-        value.filter(|value| !value.is_empty())
-    };
-    let own = match url.scheme.as_str() {
-        "https" => "HTTPS_PROXY",
-        _ => "HTTP_PROXY",
-    };
-    let proxy = either(own).or_else(|| either("ALL_PROXY"))?;
-    let host = url.host_name().trim_matches(['[', ']']).to_lowercase();
-    let spared = |entry: &str| {
-        let entry = entry.trim().to_lowercase();
-        let bare = entry.trim_start_matches("*.").trim_start_matches('.');
-        entry == "*" || !bare.is_empty() && (host == bare || host.ends_with(&format!(".{bare}")))
-    };
-    let no_proxy = either("NO_PROXY").unwrap_or_default();
-    let local = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    (!local && !no_proxy.split(',').any(spared)).then_some(proxy)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! - [`lint`]: what a Dockerfile better should not do; [`outline`]: what it offers.
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
 //! - [`remote`], [`http`], [`url`]: files from servers and repositories.
+//! - [`registry`]: images in registries.
 //! - [`ssh`]: agents that steps and Git reach.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
 //! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go;
@@ -37,6 +38,7 @@ pub mod outline;
 pub mod plan;
 pub mod product;
 pub mod reference;
+pub mod registry;
 pub mod remote;
 pub mod rootfs;
 pub mod sandbox;

@@ -103,6 +103,13 @@ impl Url {
         }
     }
 
+    /// Whether the host is this machine, by a name or an address that cannot mean another.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host_name().trim_matches(['[', ']']).to_lowercase();
+        let address = host.parse::<std::net::IpAddr>();
+        host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|ip| ip.is_loopback())
+    }
+
     /// The last name of the path, decoded; `None` if there is none.
     pub fn file_name(&self) -> Option<Vec<u8>> {
         let path = self.path.trim_end_matches('/');
@@ -176,6 +183,20 @@ fn cut(text: &str, mark: char) -> (&str, Option<String>) {
         Some((before, after)) => (before, Some(after.to_owned())),
         None => (text, None),
     }
+}
+
+/// Encodes what a part of a query may not have (RFC 3986, section 2.3).
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 /// Undoes percent-encoding; what is none stays as it is.

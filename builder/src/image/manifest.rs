@@ -42,6 +42,14 @@ impl MediaTypes {
         }
     }
 
+    /// That of an index.
+    pub fn index(self) -> &'static str {
+        match self {
+            Self::Oci => OCI_INDEX,
+            Self::Docker => DOCKER_INDEX,
+        }
+    }
+
     /// That of an image configuration.
     pub fn config(self) -> &'static str {
         match self {

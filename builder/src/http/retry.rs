@@ -1,0 +1,80 @@
+//! Attempts, and the pauses between them.
+
+use std::fmt::Display;
+use std::hash::{BuildHasher as _, RandomState};
+use std::thread;
+use std::time::Duration;
+
+use super::HttpError;
+
+/// The pauses between attempts.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+];
+/// How long a server may ask to be left alone; if it asks for more there is no further attempt.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// A failed attempt.
+pub(crate) struct Failed<E> {
+    /// Why.
+    pub error: E,
+    /// Whether another attempt may do better.
+    pub is_passing: bool,
+    /// How long the server asks to wait before it.
+    pub pause: Option<Duration>,
+}
+
+impl From<HttpError> for Failed<HttpError> {
+    fn from(error: HttpError) -> Self {
+        Self {
+            is_passing: error.is_passing(),
+            error,
+            pause: None,
+        }
+    }
+}
+
+/// Makes attempts until one succeeds, fails for good, or is the last.
+pub(crate) fn retry<T, E: From<HttpError> + Display>(
+    stopped: &dyn Fn() -> bool,
+    mut attempt: impl FnMut() -> Result<T, Failed<E>>,
+) -> Result<T, E> {
+    let mut pauses = PAUSES.iter();
+    loop {
+        if stopped() {
+            return Err(HttpError::Stopped.into());
+        }
+        let failed = match attempt() {
+            Ok(value) => return Ok(value),
+            Err(failed) => failed,
+        };
+        let Some(&own) = pauses.next().filter(|_| failed.is_passing) else {
+            return Err(failed.error);
+        };
+        let pause = failed.pause.unwrap_or(own);
+        if pause > MAX_RETRY_AFTER {
+            return Err(failed.error);
+        }
+        tracing::info!(error = %failed.error, ?pause, "trying again");
+        wait(jittered(pause), stopped);
+    }
+}
+
+/// Up to a quarter longer, so that clients which failed together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(());
+    pause + pause.mul_f64((random % 1000) as f64 / 4000.0)
+}
+
+/// Waits, but not longer than until `stopped`.
+pub(crate) fn wait(pause: Duration, stopped: &dyn Fn() -> bool) {
+    const PIECE: Duration = Duration::from_millis(50);
+    let mut left = pause;
+    while !left.is_zero() && !stopped() {
+        let piece = left.min(PIECE);
+        thread::sleep(piece);
+        left -= piece;
+    }
+}
