@@ -5,10 +5,11 @@ use mica_fs::store::Store;
 use crate::dockerfile::{Dockerfile, ParseError};
 use crate::epoch::Epoch;
 use crate::image::{Image, ImageConfig, ImageError, Platform};
+use crate::ledger::BuildResult;
 use crate::lint::Linter;
 use crate::plan::{self, FindImage, Request};
 use crate::product::Product;
-use crate::solver::{BuildError, Solver};
+use crate::solver::{BuildError, Solver, StepError};
 
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +26,29 @@ pub enum Error {
 }
 
 /// Builds the image that `dockerfile` describes. Its blobs are in the store, which does not list it yet. The linter hears
-/// of what is built, and may forbid it.
+/// of what is built, and may forbid it. The solver's ledger goes into the store.
 ///
 /// # Errors
 /// [`Error`]; what the steps before the failed one gave stays in the cache.
 pub fn build(
+    dockerfile: &Dockerfile,
+    request: &Request,
+    solver: &Solver<'_>,
+    linter: &Linter<'_>,
+) -> Result<Product, Error> {
+    let result = execute(dockerfile, request, solver, linter);
+    let (outcome, image) = match &result {
+        Ok(product) => (BuildResult::Built, Some(&product.image)),
+        Err(Error::Step(error)) if matches!(*error.source, StepError::Stopped) => {
+            (BuildResult::Stopped, None)
+        }
+        Err(_) => (BuildResult::Failed, None),
+    };
+    solver.ledger.close(solver.store, outcome, image);
+    result
+}
+
+fn execute(
     dockerfile: &Dockerfile,
     request: &Request,
     solver: &Solver<'_>,

@@ -27,6 +27,11 @@ impl Key {
         }))
     }
 
+    /// The key as it is printed.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+
     /// The digest under which the record lies.
     pub fn digest(&self) -> Digest {
         Digest::of(self.0.to_string().as_bytes())

@@ -10,6 +10,7 @@
 //! - [`registry`]: images in registries.
 //! - [`ssh`]: agents that steps and Git reach.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
+//! - [`ledger`]: what is written down of each build.
 //! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go;
 //!   [`compress`] for the way out.
 //!
@@ -31,6 +32,7 @@ pub mod http;
 pub mod ignore;
 pub mod image;
 pub mod import;
+pub mod ledger;
 pub mod lint;
 pub mod op;
 pub mod origin;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mica_fs::digest::DiffId;
 use mica_fs::layer::Layer;
-use mica_fs::layer::writer::{LayerWriter, WriteError};
+use mica_fs::layer::writer::{LayerWriter, WriteError, Written};
 use mica_fs::mount::{self, MountError, MountOptions, Mounted, Permissions};
 use mica_fs::overlay::{self, Options, Overlay, Upper, Virtual};
 use mica_fs::snapshot::{self, PackError};
@@ -117,13 +117,22 @@ impl<'a> Rootfs<'a> {
     ///
     /// # Errors
     /// [`RootfsError`]; the store is then as it was.
-    pub fn commit(mut self) -> Result<Arc<Layer>, RootfsError> {
+    pub fn commit(self) -> Result<Arc<Layer>, RootfsError> {
+        let store = self.store;
+        let (written, work) = self.pack()?;
+        Ok(store.publish_layer(work, &written)?)
+    }
+
+    /// Makes a layer of what was changed in a work directory, and does not put it into the store.
+    ///
+    /// # Errors
+    /// [`RootfsError`].
+    pub fn pack(mut self) -> Result<(Written, WorkDir), RootfsError> {
         self.unmount()?;
         let work = self.store.work_dir()?;
         let mut writer = LayerWriter::new(work.path())?;
         snapshot::pack(&self.overlay, &mut writer)?;
-        let written = writer.finish()?;
-        Ok(self.store.publish_layer(work, &written)?)
+        Ok((writer.finish()?, work))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::dockerfile::Span;
 use crate::event::{Event, Listener, Outcome, Planned, StepNumber};
 use crate::graph::{self, Base, Graph, Op, Run, Stage, StageId, Step};
 use crate::image::History;
+use crate::ledger::Ledger;
 use crate::op::copy::{CopyError, make_directory};
 use crate::op::identity::{Accounts, IdentityError};
 use crate::op::mount::{self, Means, MountError, Ready, Resolved};
@@ -208,6 +209,7 @@ pub struct Built {
 /// Where in a build a step is: on top of what, and whether the cache is asked.
 #[derive(Clone, Copy)]
 struct At<'b> {
+    number: StepNumber,
     built: &'b Built,
     policy: CachePolicy,
     /// The steps after it in its stage.
@@ -235,6 +237,8 @@ pub struct Solver<'a> {
     pub jobs: &'a Jobs,
     /// Hears of everything.
     pub listener: Listener<'a>,
+    /// Takes everything down.
+    pub ledger: &'a Ledger,
     /// Stops the build.
     pub stop: &'a Stop,
 }
@@ -253,6 +257,7 @@ impl Solver<'_> {
             None => Modes::OfFiles,
         };
         directories().for_each(|context| context.prepare(self.store, modes));
+        self.ledger.plan(graph);
         let numbers = self.announce(graph);
         let progress = Progress::default();
         thread::scope(|scope| {
@@ -339,14 +344,16 @@ impl Solver<'_> {
                     created: image.config.created.clone(),
                 },
                 Base::Stage(base) => progress.wait(*base)?,
-                Base::Named(name) => return self.named_base(name, progress),
+                Base::Named(name) => return self.named_base(StepNumber(first), name, progress),
             };
             // Like Docker of a base that is at hand: nothing was done for it.
             Ok((base, Outcome::Cached))
         })?;
+        self.ledger.stands_on(StepNumber(first), &built.layers);
         for (offset, step) in stage.steps.iter().enumerate() {
             let number = StepNumber(first + 1 + offset);
             let at = At {
+                number,
                 built: &built,
                 policy: self.policy_of(stage),
                 following: &stage.steps[offset + 1..],
@@ -405,7 +412,9 @@ impl Solver<'_> {
             Err(_) if self.stop.is_stopped() => Outcome::Canceled,
             Err(_) => Outcome::Failed,
         };
-        (self.listener)(Event::Finished(number, outcome, begin.elapsed()));
+        let elapsed = begin.elapsed();
+        self.ledger.ended(number, outcome, elapsed);
+        (self.listener)(Event::Finished(number, outcome, elapsed));
         result.map(|(value, _)| value).map_err(failed)
     }
 
@@ -450,14 +459,19 @@ impl Solver<'_> {
         execute: impl FnOnce() -> Result<Option<DiffId>, StepError>,
     ) -> Result<(cache::Record, Outcome), StepError> {
         let key = Key::new(&at.built.layers, kind, inputs);
+        self.ledger.keyed(at.number, &key, at.policy == CachePolicy::Use);
         let claim = match at.progress.once.begin(key.digest(), at.policy) {
             Turn::Ours(claim) => claim,
-            Turn::Theirs(record) => return Ok((record, Outcome::Cached)),
+            Turn::Theirs(record) => {
+                self.ledger.gave(at.number, &record);
+                return Ok((record, Outcome::Cached));
+            }
             Turn::Failed => return Err(StepError::Stopped),
         };
         if at.policy == CachePolicy::Use
             && let Some(record) = cache::find(self.store, &key)?
         {
+            self.ledger.gave(at.number, &record);
             claim.done(&record);
             return Ok((record, Outcome::Cached));
         }
@@ -470,6 +484,7 @@ impl Solver<'_> {
         };
         let created = jiff::Timestamp::now().to_string();
         let record = cache::keep(self.store, &key, layer, created)?;
+        self.ledger.gave(at.number, &record);
         claim.done(&record);
         Ok((record, Outcome::Done))
     }
@@ -526,6 +541,10 @@ impl Solver<'_> {
             return Err(StepError::Stopped);
         }
         if !exit.success() {
+            match rootfs.pack() {
+                Ok((written, directory)) => self.ledger.left(number, written.diff_id, directory),
+                Err(error) => tracing::warn!(%error, "cannot keep what the failed command left"),
+            }
             return Err(StepError::Command {
                 command: run.args.join(" "),
                 exit,

@@ -21,6 +21,7 @@ use crate::digest::{DiffId, Digest};
 use crate::layer::Layer;
 
 mod blobs;
+mod builds;
 mod catalog;
 mod error;
 mod fsck;

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// One point of a Dockerfile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Offset in bytes from the start of the file, a byte order mark included.
     pub offset: usize,
@@ -15,7 +17,7 @@ pub struct Position {
 }
 
 /// A stretch of a Dockerfile; `end` is the first position after it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// The first position.
     pub start: Position,

@@ -26,6 +26,7 @@ impl<'scope> Ahead<'scope> {
             let number = StepNumber(first + 1 + offset);
             let work = move || {
                 let at = At {
+                    number,
                     built: &Built::default(),
                     policy: solver.policy_of(stage),
                     following: &[],

@@ -9,6 +9,7 @@ use super::{At, Built, Outcome, Progress, Solver, StepError, image_path};
 use crate::cache;
 use crate::graph::{Copy, CopyFrom, CopySource};
 use crate::ignore::Ignore;
+use crate::ledger::{self, SourcesRecord};
 use crate::op::copy::{self, Archives, CopyError, Placement, Sources};
 use crate::op::identity::Accounts;
 use crate::origin::Origin;
@@ -46,7 +47,7 @@ impl Solver<'_> {
         let exclude = excluded(copy)?;
         let batches = self.batches(copy, at.progress)?;
         let sources = found(copy, &batches, &exclude)?;
-        let digests = digests(&sources)?;
+        let digests = self.surveyed(at, &batches, &sources)?;
         let unpacked: Vec<bool> = batches
             .iter()
             .map(|batch| batch.archives == Archives::Unpack)
@@ -93,6 +94,27 @@ impl Solver<'_> {
             }
             Ok(Some(layer.diff_id()))
         })
+    }
+
+    /// The digests of the sources. What they are of is written down.
+    fn surveyed(
+        &self,
+        at: At<'_>,
+        batches: &[Batch<'_>],
+        sources: &[Sources<'_>],
+    ) -> Result<Vec<Digest>, StepError> {
+        let mut records = Vec::new();
+        for (batch, sources) in batches.iter().zip(sources) {
+            let (digest, list) = sources.survey().map_err(CopyError::from)?;
+            if let Err(error) = ledger::sources::keep(self.store, &digest, &list) {
+                tracing::warn!(%error, "cannot write down what was copied");
+            }
+            let place = batch.origin.place().to_owned();
+            records.push(SourcesRecord { place, digest });
+        }
+        let digests = records.iter().map(|record| record.digest).collect();
+        self.ledger.sources(at.number, records);
+        Ok(digests)
     }
 
     /// Reads the files that a COPY takes from the context, so that their content is known when its turn comes. Of another

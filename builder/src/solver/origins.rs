@@ -5,7 +5,7 @@ use mica_fs::path::ImagePath;
 use serde_json::json;
 
 use super::{At, Built, Progress, Solver, StepError};
-use crate::event::Outcome;
+use crate::event::{Outcome, StepNumber};
 use crate::graph::CopyFrom;
 use crate::ignore::Ignore;
 use crate::op::copy::{Archives, CopyError, Placement, Sources};
@@ -45,7 +45,12 @@ impl Solver<'_> {
     }
 
     /// What a FROM of files stands on: the layers that they are in, or one of a directory's.
-    pub(super) fn named_base(&self, name: &str, progress: &Progress) -> Result<(Built, Outcome), StepError> {
+    pub(super) fn named_base(
+        &self,
+        number: StepNumber,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<(Built, Outcome), StepError> {
         let directory = match self.named(name)? {
             BuildContext::Directory(directory) => directory,
             BuildContext::Layers(layers) => {
@@ -63,6 +68,7 @@ impl Solver<'_> {
         let sources = Sources::one(&**directory, "/", &exclude, name)?;
         let inputs = json!({ "sources": sources.digest().map_err(CopyError::from)? });
         let at = At {
+            number,
             built: &Built::default(),
             policy: self.policy,
             following: &[],

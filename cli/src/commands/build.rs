@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use mica_builder::build::build;
 use mica_builder::dockerfile::parse;
 use mica_builder::export::Owners;
+use mica_builder::ledger::Ledger;
 use mica_builder::lint::Linter;
 use mica_builder::remote::Fetcher;
 use mica_builder::sandbox::{self, IdMode, UserNs};
@@ -16,6 +17,7 @@ use crate::diagnostic::hint;
 use crate::progress::{Progress, Style};
 use crate::signals;
 
+mod about;
 mod agents;
 mod annotation;
 mod args;
@@ -99,6 +101,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         args.display.progress
     });
+    let ledger = Ledger::new(about::about(&place, &source, &request, &outputs));
     let jobs = Jobs::new(NonZeroUsize::new(args.steps.jobs));
     let policy = match args.cache.no_cache {
         Some(true) => CachePolicy::Refresh,
@@ -115,6 +118,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             policy,
             jobs: &jobs,
             listener: &|event| progress.show(event),
+            ledger: &ledger,
             stop: &stop,
         };
         build(&dockerfile, &request, &solver, &linter)
@@ -132,13 +136,14 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     for note in notes {
         progress.note(&note);
     }
-    let id = deliver::deliver(store, (&product, owners), &outputs, &args.output, &progress)?;
+    let image = deliver::deliver(store, (&product, owners), &outputs, &args.output, &progress)?;
+    ledger.delivered(store, &image);
     drop(progress);
     let stdout_is_taken = outputs
         .iter()
         .any(|output| output.place() == Some(&OutputPlace::Stdout));
     if quiet && !stdout_is_taken {
-        context.print(&format!("{id}\n"))?;
+        context.print(&format!("{}\n", image.id()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

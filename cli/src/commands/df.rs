@@ -34,13 +34,14 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn parts(usage: &Usage) -> [(&'static str, Space); 6] {
+fn parts(usage: &Usage) -> [(&'static str, Space); 7] {
     [
         ("Layers", usage.layers),
         ("Blobs", usage.blobs),
         ("Cache records", usage.cache),
         ("Cache mounts", usage.cache_mounts),
         ("Uppers", usage.uppers),
+        ("Records of builds", usage.builds),
         ("Work in progress", usage.work),
     ]
 }

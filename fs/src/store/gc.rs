@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::builds::{self, Keep};
 use super::{Store, StoreError, uppers, work};
 use crate::digest::{DiffId, Digest};
 use crate::layer::Timestamp;
@@ -82,6 +83,8 @@ pub struct Usage {
     pub cache_mounts: Space,
     /// Named uppers.
     pub uppers: Space,
+    /// What is known of earlier builds.
+    pub builds: Space,
     /// Scratch uppers and half-written things of live processes.
     pub work: Space,
 }
@@ -127,6 +130,12 @@ impl Store {
         }
         self.remove_unneeded(&needed, policy.dry_run, &mut pruned)?;
         self.remove_context_files(policy, &mut pruned)?;
+        let keep = Keep {
+            builds: usize::MAX,
+            failed_layers: 0,
+            age: policy.cache_age,
+        };
+        pruned.bytes += self.forget_builds(&keep, policy.dry_run)?;
         if !policy.keep_cache_mounts {
             self.remove_cache_mounts(policy.dry_run, &mut pruned)?;
         }
@@ -293,6 +302,7 @@ impl Store {
         usage.cache = Space { count, bytes };
         usage.cache_mounts = on_disk(&self.cache_mounts())?;
         usage.uppers = on_disk(&self.root.join(uppers::DIRECTORY))?;
+        usage.builds = on_disk(&self.root.join(builds::DIRECTORY))?;
         usage.work = on_disk(&self.root.join(work::DIRECTORY))?;
         Ok(usage)
     }
@@ -311,7 +321,7 @@ impl Store {
 }
 
 /// Removes a file that may be gone already.
-fn remove_file(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, e)),
         _ => Ok(()),

@@ -141,7 +141,7 @@ impl Store {
 }
 
 /// rename(2) of a directory onto one that is not empty.
-fn is_taken(error: &io::Error) -> bool {
+pub(super) fn is_taken(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists

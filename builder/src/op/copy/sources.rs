@@ -10,6 +10,7 @@ use mica_fs::path::ImagePath;
 use super::{CopyError, clean, parents};
 use crate::glob;
 use crate::ignore::Ignore;
+use crate::ledger::sources::Listed;
 use crate::tree::{self, Node, Tree, TreeError};
 
 /// One source that was named: what it was in the tree, found and ready to be copied.
@@ -194,6 +195,14 @@ impl<'a> Sources<'a> {
     /// # Errors
     /// [`TreeError`] if something cannot be read.
     pub fn digest(&self) -> Result<Digest, TreeError> {
+        self.survey().map(|(digest, _)| digest)
+    }
+
+    /// The same, and a list of what it is of: to tell later what changed.
+    ///
+    /// # Errors
+    /// As [`Self::digest`].
+    pub fn survey(&self) -> Result<(Digest, Vec<(ImagePath, Listed)>), TreeError> {
         let mut summary = Summary::default();
         if self.destination_needed {
             summary.part(b"destination");
@@ -202,6 +211,7 @@ impl<'a> Sources<'a> {
             if let Some(pivot) = &source.pivot {
                 for (relative, node) in parents::above(self.tree, pivot)? {
                     summary.head(relative.as_bytes(), &node);
+                    summary.list(parents::under(&pivot.base, &relative), &node);
                 }
             }
             let root = (&source.path, &source.relative());
@@ -221,8 +231,9 @@ impl<'a> Sources<'a> {
         summary: &mut Summary,
     ) -> Result<(), TreeError> {
         summary.head(name, &node);
+        summary.list(path.clone(), &node);
         match node.kind {
-            Kind::File => summary.file(path, node),
+            Kind::File => summary.file(node),
             Kind::Directory => {
                 for child in self.children(path, relative)? {
                     self.summarise((&child.path, &child.relative), &child.name, child.node, summary)?;
@@ -261,8 +272,9 @@ impl<'a> Sources<'a> {
 #[derive(Default)]
 struct Summary {
     bytes: Vec<u8>,
-    /// The files, and where in `bytes` the digest of each belongs.
-    files: Vec<(usize, ImagePath, Node)>,
+    listed: Vec<(ImagePath, Listed)>,
+    /// The files: where in `bytes` the digest of each belongs, and where in `listed` it is.
+    files: Vec<(usize, usize, Node)>,
 }
 
 /// A thread takes so many files at a time.
@@ -296,13 +308,30 @@ impl Summary {
         self.bytes.extend_from_slice(part);
     }
 
-    fn file(&mut self, path: &ImagePath, node: Node) {
-        self.files.push((self.bytes.len(), path.clone(), node));
+    /// Lists a node without the content of a file.
+    fn list(&mut self, path: ImagePath, node: &Node) {
+        let meta = &node.metadata;
+        let listed = Listed {
+            mode: node.kind.file_type_bits() | meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            content: listed_content(node),
+        };
+        self.listed.push((path, listed));
+    }
+
+    /// The content of the file that was listed last.
+    fn file(&mut self, node: Node) {
+        self.files.push((self.bytes.len(), self.listed.len() - 1, node));
         self.bytes.extend_from_slice(&[0; 32]);
     }
 
-    fn digest(self, tree: &dyn Tree) -> Result<Digest, TreeError> {
-        let Self { mut bytes, files } = self;
+    fn digest(self, tree: &dyn Tree) -> Result<(Digest, Vec<(ImagePath, Listed)>), TreeError> {
+        let Self {
+            mut bytes,
+            files,
+            mut listed,
+        } = self;
         let next = AtomicUsize::new(0);
         let read = || {
             let mut digests = Vec::new();
@@ -311,14 +340,14 @@ impl Summary {
                 let Some(batch) = files.get(from..) else {
                     return Ok(digests);
                 };
-                for (at, path, node) in batch.iter().take(BATCH) {
-                    digests.push((*at, tree.digest(path, node)?));
+                for (at, number, node) in batch.iter().take(BATCH) {
+                    digests.push((*at, *number, tree.digest(&listed[*number].0, node)?));
                 }
             }
         };
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.min(files.len().div_ceil(BATCH));
-        let results: Vec<Result<Vec<(usize, Digest)>, TreeError>> = thread::scope(|scope| {
+        let results: Vec<Result<Vec<(usize, usize, Digest)>, TreeError>> = thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(read)).collect();
             let own = read();
             let joined = others.into_iter().map(|other| {
@@ -329,12 +358,39 @@ impl Summary {
             std::iter::once(own).chain(joined).collect()
         });
         for result in results {
-            for (at, digest) in result? {
+            for (at, number, digest) in result? {
                 bytes[at..at + 32].copy_from_slice(digest.as_bytes());
+                listed[number].1.content ^= beginning(&digest);
             }
         }
-        Ok(Digest::of(&bytes))
+        Ok((Digest::of(&bytes), listed))
     }
+}
+
+/// What a list says of the content of a node, but for the bytes of a file.
+fn listed_content(node: &Node) -> u64 {
+    let mut bytes = node.target.clone();
+    if node.kind == Kind::CharDevice || node.kind == Kind::BlockDevice {
+        bytes.extend(
+            [node.device.major, node.device.minor]
+                .map(u32::to_le_bytes)
+                .concat(),
+        );
+    }
+    for (name, value) in &node.metadata.xattrs {
+        bytes.extend([name.as_slice(), value].concat());
+    }
+    match bytes.is_empty() {
+        true => 0,
+        false => beginning(&Digest::of(&bytes)),
+    }
+}
+
+fn beginning(digest: &Digest) -> u64 {
+    digest
+        .as_bytes()
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// The node that a source path leads to, with links followed: a source that is a link is copied as what it

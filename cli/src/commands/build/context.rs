@@ -1,5 +1,6 @@
 //! The build context and the Dockerfile: a directory, a tar or a Dockerfile on stdin, a repository, a URL.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,21 @@ impl Place {
             return Ok(Self::Url(Url::parse(text).map_err(|e| named(&e))?));
         }
         Ok(Self::Directory(path.to_owned()))
+    }
+}
+
+impl fmt::Display for Place {
+    /// As a record of the build names it: the same for the same place, without a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => path.canonicalize().as_ref().unwrap_or(path).display().fmt(f),
+            Self::Stdin => f.write_str("-"),
+            Self::Git(repository) => {
+                let reference = repository.reference.as_deref().unwrap_or_default();
+                write!(f, "{}#{reference}:{}", repository.remote, repository.subdirectory)
+            }
+            Self::Url(url) => url.fmt(f),
+        }
     }
 }
 

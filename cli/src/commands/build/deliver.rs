@@ -42,7 +42,7 @@ pub fn check_stdout(outputs: &[Output]) -> anyhow::Result<()> {
     }
 }
 
-/// Delivers; files in a directory have `owners`. Returns the image's ID.
+/// Delivers; files in a directory have `owners`. Returns the image as it was delivered.
 ///
 /// # Errors
 /// If something cannot be written; what was to be written whole is not there then.
@@ -52,7 +52,7 @@ pub fn deliver(
     outputs: &[Output],
     args: &OutputArgs,
     progress: &Progress,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Image> {
     let mut delivery = Delivery {
         store,
         product,
@@ -74,15 +74,14 @@ pub fn deliver(
         progress.note(&format!("named {}", name.familiar()));
     }
     let image = delivery.delivered.as_ref().map_or(&product.image, |d| &d.image);
-    let id = image.id().to_string();
-    progress.note(&format!("image {id}"));
+    progress.note(&format!("image {}", image.id()));
     if let Some(path) = &args.metadata_file {
         write_whole(path, &metadata(delivery.delivered.as_ref()))?;
     }
     if let Some(path) = &args.iidfile {
-        write_whole(path, &id)?;
+        write_whole(path, &image.id().to_string())?;
     }
-    Ok(id)
+    Ok(image.clone())
 }
 
 struct Delivery<'a> {

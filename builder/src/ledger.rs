@@ -1,0 +1,222 @@
+//! What is written down of each build, also of one that failed: where it came from, and for each step what it depended on
+//! and what it gave. By it a step can be looked into later, and a later build can say why it did a step again.
+//!
+//! A [`Ledger`] takes in what happens while a build runs; a [`BuildRecord`] is what is left of it in the store.
+
+use mica_fs::digest::{DiffId, Digest};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::dockerfile::Span;
+
+mod keep;
+mod recorder;
+pub mod sources;
+
+pub use keep::{BuildId, LedgerError, latest, latest_of, load, newest_first};
+pub use recorder::Ledger;
+
+/// The version of records that this program writes, and the newest it reads.
+pub const VERSION: u32 = 1;
+
+/// A build as it is remembered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What was built.
+    pub about: About,
+    /// When it began (RFC 3339).
+    pub started: String,
+    /// How long it took, in milliseconds.
+    pub milliseconds: u64,
+    /// What came of it.
+    pub result: BuildResult,
+    /// The manifest of the image, if there is one.
+    pub manifest: Option<Digest>,
+    /// The configuration of the image: its ID.
+    pub image: Option<Digest>,
+    /// The steps in the order in which they are numbered.
+    pub steps: Vec<StepRecord>,
+}
+
+/// What a build is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Where the build context is: the path of a directory, a URL, or `-` for stdin.
+    pub context: String,
+    /// What the Dockerfile is called in messages.
+    pub dockerfile: String,
+    /// The text of the Dockerfile. Bytes that are no UTF-8 are replaced.
+    pub text: String,
+    /// The stage that was asked for.
+    pub target: Option<String>,
+    /// The names of the build arguments that were given. Their values stand in the keys of the steps that see them.
+    pub build_args: Vec<String>,
+    /// The full names that the image was to get.
+    pub names: Vec<String>,
+}
+
+/// What came of a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BuildResult {
+    /// An image.
+    Built,
+    /// A step failed, or the image could not be written.
+    Failed,
+    /// It was stopped.
+    Stopped,
+}
+
+/// A step as it is remembered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Its number as the build shows it, from 1.
+    pub number: usize,
+    /// The name of its stage; `stage-N` of one without.
+    pub stage: String,
+    /// Its place in the stage, from 1; FROM is the first.
+    pub position: usize,
+    /// How many steps the stage has.
+    pub total: usize,
+    /// The instruction as the Dockerfile has it.
+    pub text: String,
+    /// Where it is in the Dockerfile.
+    pub span: Span,
+    /// How it ended.
+    pub outcome: StepOutcome,
+    /// Whether the cache was asked.
+    pub asked: bool,
+    /// What its result depends on ([`crate::cache::Key`]); `None` for FROM, and for a step that never began.
+    pub key: Option<Value>,
+    /// What a stage stands on; for FROM only.
+    pub base: Option<BaseRecord>,
+    /// The layer that it gave, if it gave one. Of a failed RUN it is that of what the command left; it does not lie among
+    /// the layers of the store, but at [`mica_fs::store::Store::failed_layer`].
+    pub layer: Option<DiffId>,
+    /// Of COPY and ADD: the lists of what was copied ([`sources`]), and where it came from.
+    pub sources: Vec<SourcesRecord>,
+    /// When its result was made (RFC 3339): earlier than the build if it was cached.
+    pub made: Option<String>,
+    /// How long it took, in milliseconds.
+    pub milliseconds: u64,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepOutcome {
+    /// It never began.
+    #[default]
+    Pending,
+    /// An earlier result was taken: all that it depends on is the same.
+    Cached,
+    /// It was executed.
+    Ran,
+    /// It was executed and failed.
+    Failed,
+    /// It was given up: another one failed before it, or the build was stopped.
+    Canceled,
+}
+
+/// What a stage stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// What it is.
+    pub kind: BaseKind,
+    /// Its layers, bottom first.
+    pub layers: Vec<DiffId>,
+}
+
+/// What a stage can stand on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BaseKind {
+    /// Nothing.
+    Scratch,
+    /// The image of this manifest.
+    Image(Digest),
+    /// An earlier stage, by its name.
+    Stage(String),
+    /// Files to which the command line gave this name.
+    Context(String),
+}
+
+/// Files that a COPY or ADD took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourcesRecord {
+    /// Where they came from, for people: `the build context`.
+    pub place: String,
+    /// The digest of all that was copied, by which the list is found.
+    pub digest: Digest,
+}
+
+impl BuildRecord {
+    /// The step with this number.
+    pub fn step(&self, number: usize) -> Option<&StepRecord> {
+        self.steps.iter().find(|step| step.number == number)
+    }
+
+    /// The steps of a stage, in order.
+    pub fn stage<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r StepRecord> {
+        self.steps.iter().filter(move |step| step.stage == name)
+    }
+
+    /// The names of the stages, in order.
+    pub fn stages(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.steps.iter().map(|step| step.stage.as_str()).collect();
+        names.dedup();
+        names
+    }
+
+    /// The layers below a step, bottom first: what it began with. For FROM those of its base.
+    pub fn layers_before(&self, step: &StepRecord) -> Vec<DiffId> {
+        let before = |other: &&StepRecord| other.position < step.position.max(2);
+        self.stage(&step.stage)
+            .filter(before)
+            .flat_map(|step| {
+                let base = step.base.iter().flat_map(|base| &base.layers);
+                base.chain(&step.layer).copied()
+            })
+            .collect()
+    }
+
+    /// The layers of the filesystem after a step, bottom first. After a failed one they are those before it: what it left
+    /// lies elsewhere.
+    pub fn layers_after(&self, step: &StepRecord) -> Vec<DiffId> {
+        let mut layers = self.layers_before(step);
+        if step.outcome != StepOutcome::Failed {
+            layers.extend(step.layer);
+        }
+        layers
+    }
+
+    /// The steps that led to `last`, itself included, those of the stages below first. Each that has a layer added one to
+    /// the image; the layers below the first are its base's.
+    pub fn lineage<'r>(&'r self, last: &'r StepRecord) -> Vec<&'r StepRecord> {
+        let own: Vec<_> = self
+            .stage(&last.stage)
+            .filter(|step| step.position <= last.position)
+            .collect();
+        let base = own.first().and_then(|from| from.base.as_ref());
+        let below = match base.map(|base| &base.kind) {
+            Some(BaseKind::Stage(name)) => self.stage(name).last().map(|last| self.lineage(last)),
+            _ => None,
+        };
+        below.into_iter().flatten().chain(own).collect()
+    }
+
+    /// The step that the image ends with.
+    pub fn last(&self) -> Option<&StepRecord> {
+        self.steps.last()
+    }
+}
+
+impl StepRecord {
+    /// The name of the instruction, in capitals.
+    pub fn instruction(&self) -> String {
+        let word = self.text.split_whitespace().next().unwrap_or_default();
+        word.to_uppercase()
+    }
+}

@@ -1,0 +1,210 @@
+//! Takes down a build while it runs.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mica_fs::digest::DiffId;
+use mica_fs::store::{Store, WorkDir};
+
+use super::keep;
+use super::{
+    About, BaseKind, BaseRecord, BuildId, BuildRecord, BuildResult, LedgerError, SourcesRecord, StepOutcome,
+    StepRecord, VERSION,
+};
+use crate::cache::{self, Key};
+use crate::event::{Outcome, StepNumber};
+use crate::graph::{Base, Graph, Stage};
+use crate::image::Image;
+
+/// What happened in a build so far. A build must not fail for want of its record: what goes wrong here is logged.
+pub struct Ledger {
+    begin: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    record: BuildRecord,
+    /// The layer of what a failed command left: `tar` and `index`.
+    failed_layer: Option<WorkDir>,
+    id: Option<BuildId>,
+}
+
+impl Ledger {
+    /// A build begins.
+    pub fn new(about: About) -> Self {
+        let record = BuildRecord {
+            version: VERSION,
+            about,
+            started: jiff::Timestamp::now().to_string(),
+            milliseconds: 0,
+            result: BuildResult::Stopped,
+            manifest: None,
+            image: None,
+            steps: Vec::new(),
+        };
+        let state = State {
+            record,
+            failed_layer: None,
+            id: None,
+        };
+        Self {
+            begin: Instant::now(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The steps that are to come, in the order of their numbers.
+    pub(crate) fn plan(&self, graph: &Graph) {
+        let mut steps = Vec::new();
+        for stage in graph.stages.values() {
+            let from = (&stage.text, stage.span);
+            let own = stage.steps.iter().map(|step| (&step.text, step.span));
+            for (offset, (text, span)) in std::iter::once(from).chain(own).enumerate() {
+                steps.push(StepRecord {
+                    number: steps.len() + 1,
+                    stage: stage.name.clone(),
+                    position: offset + 1,
+                    total: stage.steps.len() + 1,
+                    text: text.clone(),
+                    span,
+                    outcome: StepOutcome::Pending,
+                    asked: true,
+                    key: None,
+                    base: (offset == 0).then(|| base(graph, stage)),
+                    layer: None,
+                    sources: Vec::new(),
+                    made: None,
+                    milliseconds: 0,
+                });
+            }
+        }
+        self.with(|state| state.record.steps = steps);
+    }
+
+    /// What a stage stands on is there.
+    pub(crate) fn stands_on(&self, number: StepNumber, layers: &[DiffId]) {
+        self.step(number, |step| {
+            if let Some(base) = &mut step.base {
+                base.layers = layers.to_vec();
+            }
+        });
+    }
+
+    /// What a step depends on is known; the cache is `asked` for it, or not.
+    pub(crate) fn keyed(&self, number: StepNumber, key: &Key, asked: bool) {
+        self.step(number, |step| {
+            step.key = Some(key.value().clone());
+            step.asked = asked;
+        });
+    }
+
+    /// What a COPY takes is known.
+    pub(crate) fn sources(&self, number: StepNumber, sources: Vec<SourcesRecord>) {
+        self.step(number, |step| step.sources = sources);
+    }
+
+    /// A step gave this, or an earlier one did.
+    pub(crate) fn gave(&self, number: StepNumber, record: &cache::Record) {
+        self.step(number, |step| {
+            step.layer = record.layer;
+            step.made = Some(record.created.clone());
+        });
+    }
+
+    /// A command failed and left this: a layer in a work directory.
+    pub(crate) fn left(&self, number: StepNumber, layer: DiffId, directory: WorkDir) {
+        self.with(|state| {
+            // Of several that failed at the same time the first is the build's.
+            if state.failed_layer.is_none() {
+                state.failed_layer = Some(directory);
+                if let Some(step) = state.record.steps.get_mut(number.0) {
+                    step.layer = Some(layer);
+                }
+            }
+        });
+    }
+
+    /// A step has ended.
+    pub(crate) fn ended(&self, number: StepNumber, outcome: Outcome, elapsed: Duration) {
+        self.step(number, |step| {
+            step.milliseconds = milliseconds(elapsed);
+            step.outcome = match outcome {
+                Outcome::Cached => StepOutcome::Cached,
+                Outcome::Done => StepOutcome::Ran,
+                Outcome::Failed => StepOutcome::Failed,
+                Outcome::Canceled => StepOutcome::Canceled,
+            };
+        });
+    }
+
+    /// The build has ended: its record goes into the store.
+    pub(crate) fn close(&self, store: &Store, result: BuildResult, image: Option<&Image>) {
+        self.with(|state| {
+            let record = &mut state.record;
+            record.milliseconds = milliseconds(self.begin.elapsed());
+            record.result = result;
+            record.manifest = image.map(|image| image.manifest_digest);
+            record.image = image.map(Image::id);
+            match keep::keep(store, record, state.failed_layer.take()) {
+                Ok(id) => state.id = Some(id),
+                Err(error) => warn(&error),
+            }
+        });
+    }
+
+    /// The image that the store lists in the end, which may differ from what was built in annotations or times.
+    pub fn delivered(&self, store: &Store, image: &Image) {
+        self.with(|state| {
+            let Some(id) = state.id else { return };
+            if state.record.manifest == Some(image.manifest_digest) {
+                return;
+            }
+            state.record.manifest = Some(image.manifest_digest);
+            state.record.image = Some(image.id());
+            if let Err(error) = keep::replace(store, id, &state.record) {
+                warn(&error);
+            }
+        });
+    }
+
+    /// The build's record as it is now, and its number once it is kept.
+    pub fn record(&self) -> (Option<BuildId>, BuildRecord) {
+        self.with(|state| (state.id, state.record.clone()))
+    }
+
+    fn step(&self, number: StepNumber, change: impl FnOnce(&mut StepRecord)) {
+        self.with(|state| {
+            if let Some(step) = state.record.steps.get_mut(number.0) {
+                change(step);
+            }
+        });
+    }
+
+    fn with<T>(&self, action: impl FnOnce(&mut State) -> T) -> T {
+        action(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn base(graph: &Graph, stage: &Stage) -> BaseRecord {
+    let kind = match &stage.base {
+        Base::Scratch => BaseKind::Scratch,
+        Base::Image(image) => BaseKind::Image(image.manifest_digest),
+        Base::Stage(id) => BaseKind::Stage(graph.stage(*id).name.clone()),
+        Base::Named(name) => BaseKind::Context(name.clone()),
+    };
+    BaseRecord {
+        kind,
+        layers: Vec::new(),
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn warn(error: &LedgerError) {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "the build is not written down"
+    );
+}
