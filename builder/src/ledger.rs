@@ -36,7 +36,7 @@ pub struct BuildRecord {
     pub manifest: Option<Digest>,
     /// The configuration of the image: its ID.
     pub image: Option<Digest>,
-    /// The steps in the order in which they are numbered.
+    /// All steps, stage by stage, those that only change the configuration among them.
     pub steps: Vec<StepRecord>,
 }
 
@@ -72,14 +72,12 @@ pub enum BuildResult {
 /// A step as it is remembered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Its number as the build shows it, from 1.
-    pub number: usize,
+    /// Its place in [`BuildRecord::steps`], from 0.
+    pub index: usize,
+    /// Its numbers as the build shows them; `None` for a step that only changes the configuration.
+    pub shown: Option<Shown>,
     /// The name of its stage; `stage-N` of one without.
     pub stage: String,
-    /// Its place in the stage, from 1; FROM is the first.
-    pub position: usize,
-    /// How many steps the stage has.
-    pub total: usize,
     /// The instruction as the Dockerfile has it.
     pub text: String,
     /// Where it is in the Dockerfile.
@@ -101,6 +99,17 @@ pub struct StepRecord {
     pub made: Option<String>,
     /// How long it took, in milliseconds.
     pub milliseconds: u64,
+}
+
+/// The numbers of a step in what a build shows, all from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Among all steps.
+    pub number: usize,
+    /// In its stage.
+    pub position: usize,
+    /// How many the stage has.
+    pub total: usize,
 }
 
 /// How a step ended.
@@ -153,12 +162,12 @@ pub struct SourcesRecord {
 }
 
 impl BuildRecord {
-    /// The step with this number.
+    /// The step that the build shows with this number.
     pub fn step(&self, number: usize) -> Option<&StepRecord> {
-        self.steps.iter().find(|step| step.number == number)
+        self.steps.iter().find(|step| step.number() == Some(number))
     }
 
-    /// The steps of a stage, in order.
+    /// The steps of a stage, in order; its FROM is the first.
     pub fn stage<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r StepRecord> {
         self.steps.iter().filter(move |step| step.stage == name)
     }
@@ -172,7 +181,7 @@ impl BuildRecord {
 
     /// The layers below a step, bottom first: what it began with. For FROM those of its base.
     pub fn layers_before(&self, step: &StepRecord) -> Vec<DiffId> {
-        let before = |other: &&StepRecord| other.position < step.position.max(2);
+        let before = |other: &&StepRecord| other.index < step.index || other.base.is_some();
         self.stage(&step.stage)
             .filter(before)
             .flat_map(|step| {
@@ -197,7 +206,7 @@ impl BuildRecord {
     pub fn lineage<'r>(&'r self, last: &'r StepRecord) -> Vec<&'r StepRecord> {
         let own: Vec<_> = self
             .stage(&last.stage)
-            .filter(|step| step.position <= last.position)
+            .filter(|step| step.index <= last.index)
             .collect();
         let base = own.first().and_then(|from| from.base.as_ref());
         let below = match base.map(|base| &base.kind) {
@@ -214,6 +223,11 @@ impl BuildRecord {
 }
 
 impl StepRecord {
+    /// Its number as the build shows it.
+    pub fn number(&self) -> Option<usize> {
+        self.shown.map(|shown| shown.number)
+    }
+
     /// The name of the instruction, in capitals.
     pub fn instruction(&self) -> String {
         let word = self.text.split_whitespace().next().unwrap_or_default();

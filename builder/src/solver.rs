@@ -257,7 +257,6 @@ impl Solver<'_> {
             None => Modes::OfFiles,
         };
         directories().for_each(|context| context.prepare(self.store, modes));
-        self.ledger.plan(graph);
         let numbers = self.announce(graph);
         let progress = Progress::default();
         thread::scope(|scope| {
@@ -302,6 +301,7 @@ impl Solver<'_> {
             }
             count += stage.steps.len() + 1;
         }
+        self.ledger.plan(graph, &plan);
         (self.listener)(Event::Plan(plan));
         first
     }

@@ -1,5 +1,6 @@
 //! Takes down a build while it runs.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,11 +9,11 @@ use mica_fs::store::{Store, WorkDir};
 
 use super::keep;
 use super::{
-    About, BaseKind, BaseRecord, BuildId, BuildRecord, BuildResult, LedgerError, SourcesRecord, StepOutcome,
-    StepRecord, VERSION,
+    About, BaseKind, BaseRecord, BuildId, BuildRecord, BuildResult, LedgerError, Shown, SourcesRecord,
+    StepOutcome, StepRecord, VERSION,
 };
 use crate::cache::{self, Key};
-use crate::event::{Outcome, StepNumber};
+use crate::event::{Outcome, Planned, StepNumber};
 use crate::graph::{Base, Graph, Stage};
 use crate::image::Image;
 
@@ -53,18 +54,26 @@ impl Ledger {
         }
     }
 
-    /// The steps that are to come, in the order of their numbers.
-    pub(crate) fn plan(&self, graph: &Graph) {
+    /// The steps that are to come, and those among them that are shown.
+    pub(crate) fn plan(&self, graph: &Graph, plan: &[Planned]) {
+        let shown = |(planned, number): (&Planned, usize)| {
+            let shown = Shown {
+                number,
+                position: planned.position,
+                total: planned.total,
+            };
+            (planned.number.0, shown)
+        };
+        let shown: BTreeMap<_, _> = plan.iter().zip(1..).map(shown).collect();
         let mut steps = Vec::new();
         for stage in graph.stages.values() {
             let from = (&stage.text, stage.span);
             let own = stage.steps.iter().map(|step| (&step.text, step.span));
             for (offset, (text, span)) in std::iter::once(from).chain(own).enumerate() {
                 steps.push(StepRecord {
-                    number: steps.len() + 1,
+                    index: steps.len(),
+                    shown: shown.get(&steps.len()).copied(),
                     stage: stage.name.clone(),
-                    position: offset + 1,
-                    total: stage.steps.len() + 1,
                     text: text.clone(),
                     span,
                     outcome: StepOutcome::Pending,
