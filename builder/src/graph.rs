@@ -156,6 +156,8 @@ pub enum MountKind {
     Tmpfs {
         /// `None` for the system's.
         size: Option<u64>,
+        /// Whether the step may write to it.
+        writable: bool,
     },
     /// A file or directory of this machine (`--volume`), itself and not a copy.
     Host {
@@ -177,6 +179,8 @@ pub struct CacheMount {
     pub id: String,
     /// What it holds at first.
     pub seed: Option<Origin>,
+    /// Which part of it is seen: a relative path, empty for all.
+    pub part: String,
     /// Who else may use it meanwhile.
     pub sharing: Sharing,
     /// Owner and mode of the directory.

@@ -154,6 +154,9 @@ pub enum MountKind {
         /// Its path outside.
         #[serde(with = "wire::path")]
         source: PathBuf,
+        /// What of it is mounted: a path in it, empty for all. Symlinks are followed inside `source` only.
+        #[serde(with = "wire::path")]
+        part: PathBuf,
         /// Whether the command may write to it.
         access: Access,
     },
@@ -163,6 +166,8 @@ pub enum MountKind {
         size: Option<u64>,
         /// The permissions of its root directory; Docker's is 0o1777.
         mode: u32,
+        /// Whether the command may write to it. Other mounts can lie in it all the same.
+        access: Access,
     },
     /// A file in memory that exists here alone.
     File {

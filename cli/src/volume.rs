@@ -63,6 +63,7 @@ impl Volume {
     pub fn into_mount(self) -> Mount {
         Mount {
             kind: MountKind::Bind {
+                part: PathBuf::new(),
                 source: self.source,
                 access: self.access,
             },

@@ -71,15 +71,24 @@ RUN --mount=type=cache,target=/c,id=seeded,from=seed,source=/s stat -c '%u %g' /
 RUN --mount=type=cache,target=/c,ro if touch /c/x; then exit 9; fi; cat /c/log >> /log
 RUN --mount=type=cache,target=/a,id=two --mount=type=cache,target=/b,id=two,sharing=locked echo x > /a/x && cat /b/x
 RUN --mount=type=cache,target=/p,sharing=private touch /p/x
+RUN --mount=type=cache,target=/c mkdir -p /c/deep/er && echo {n} > /c/deep/er/in && ln -sfn /deep /c/link
+RUN --mount=type=cache,target=/d,source=/link/er,id=/c cat /d/in >> /log
 RUN ls -d /c /p /a > /left 2>/dev/null; true
 "
             )
         };
         scene.build(&dockerfile(1), ["-t", "one"]).ok();
-        assert_eq!(scene.cat("one", "/log"), "1\n1\n", "as {}", scene.who());
+        assert_eq!(scene.cat("one", "/log"), "1\n1\n1\n", "as {}", scene.who());
         assert_eq!(scene.cat("one", "/stat"), "1000 33 750\n7 8\nseed\n");
         scene.build(&dockerfile(2), ["-t", "two"]).ok();
-        assert_eq!(scene.cat("two", "/log"), "1\n2\n1\n2\n");
+        assert_eq!(scene.cat("two", "/log"), "1\n2\n1\n2\n2\n");
+        scene
+            .build(
+                "FROM base\nRUN --mount=type=cache,target=/c,source=none true\n",
+                ["-q"],
+            )
+            .fails()
+            .says("/0/none");
         assert_eq!(scene.cat("two", "/left"), "");
         scene.is_clean();
         // What the image's users left in a cache goes as well.
@@ -121,6 +130,7 @@ RUN --mount=type=cache,target=/src/deps/cache --mount=target=/src,source=src --m
     --mount=type=secret,id=s,target=/src/tmp/deep/key --mount=type=secret,id=s,target=/src/key \\
     ls -A /src > /list && echo x > /src/deps/cache/x && cat /src/tmp/deep/key /src/key > /keys && touch /src/tmp/f
 RUN --mount=type=cache,target=/outer --mount=target=/outer/in/f,source=src/main cat /outer/in/f >> /list
+RUN --mount=type=tmpfs,target=/t,ro --mount=source=src,target=/t/src if touch /t/f; then exit 9; fi; ls /t /t/src >> /list
 RUN --mount=type=tmpfs,target=/t,size=64k if head -c 100000 /dev/zero > /t/f; then exit 9; fi
 ";
         scene
@@ -128,7 +138,7 @@ RUN --mount=type=tmpfs,target=/t,size=64k if head -c 100000 /dev/zero > /t/f; th
             .ok();
         assert_eq!(
             scene.cat("nested", "/list"),
-            "deps\nkey\nmain\ntmp\nmain\n",
+            "deps\nkey\nmain\ntmp\nmain\n/t:\nsrc\n\n/t/src:\nmain\n",
             "as {}",
             scene.who()
         );

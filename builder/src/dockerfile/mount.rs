@@ -31,8 +31,8 @@ pub enum MountKind {
     Cache {
         /// Which one; the target if it is left out.
         id: Option<String>,
-        /// What it holds at first; `None` is nothing.
-        seed: Option<MountOrigin>,
+        /// What `from` and `source` say.
+        source: CacheSource,
         /// Who else may use it meanwhile.
         sharing: Sharing,
         /// Owner and mode of the directory.
@@ -44,6 +44,8 @@ pub enum MountKind {
     Tmpfs {
         /// Its limit in bytes; `None` for the system's.
         size: Option<u64>,
+        /// Whether the step may write.
+        writable: bool,
     },
     /// A secret of the command line.
     Secret {
@@ -65,6 +67,16 @@ pub enum MountKind {
         /// Owner and mode of the socket.
         permissions: MountPermissions,
     },
+}
+
+/// What `from` and `source` mean for a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheSource {
+    /// With `from`: what a new cache is filled with.
+    Seed(MountOrigin),
+    /// Without: which part of the cache is seen; empty for all of it. As in BuildKit, which fills a cache with an empty
+    /// image then and takes `source` for a path in that.
+    Part(String),
 }
 
 /// Where the files of a mount come from.
@@ -271,22 +283,19 @@ impl Options {
                 origin,
                 writable: self.writable.unwrap_or(false),
             },
-            Type::Cache if origin.from.is_none() && !origin.source.is_empty() => {
-                return Err(Problem::new("a cache has a source only with from")
-                    .hint("from=STAGE says what a new cache is filled with, and source which part of that"));
-            }
             Type::Cache => MountKind::Cache {
                 id: given(&self.id),
-                seed: origin.from.is_some().then_some(origin),
+                source: match origin.from {
+                    Some(_) => CacheSource::Seed(origin),
+                    None => CacheSource::Part(origin.source),
+                },
                 sharing: self.sharing.unwrap_or_default(),
                 permissions: self.permissions,
                 writable: self.writable.unwrap_or(true),
             },
-            Type::Tmpfs if self.writable == Some(false) => {
-                return Err(Problem::new("a tmpfs that is read-only stays empty").hint("leave out readonly"));
-            }
             Type::Tmpfs => MountKind::Tmpfs {
                 size: self.size.filter(|&size| size > 0),
+                writable: self.writable.unwrap_or(true),
             },
             Type::Secret => MountKind::Secret {
                 id: self.secret_id()?,

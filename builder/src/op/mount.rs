@@ -124,6 +124,7 @@ enum Kind<'a> {
     },
     Tmpfs {
         size: Option<u64>,
+        writable: bool,
     },
     Host {
         source: &'a Path,
@@ -151,7 +152,10 @@ impl<'a> Resolved<'a> {
                 mount,
                 seed: mount.seed.as_ref().map(find).transpose()?,
             },
-            MountKind::Tmpfs { size } => Kind::Tmpfs { size: *size },
+            MountKind::Tmpfs { size, writable } => Kind::Tmpfs {
+                size: *size,
+                writable: *writable,
+            },
             MountKind::Host { source, writable } => Kind::Host {
                 source,
                 writable: *writable,
@@ -185,11 +189,14 @@ impl<'a> Resolved<'a> {
                 "type": "cache",
                 "target": target,
                 "id": mount.id,
+                "part": mount.part,
                 "files": seed.as_ref().map(Part::digest),
                 "owner": owner(&mount.permissions),
                 "rw": mount.writable,
             }),
-            Kind::Tmpfs { size } => json!({"type": "tmpfs", "target": target, "size": size}),
+            Kind::Tmpfs { size, writable } => {
+                json!({"type": "tmpfs", "target": target, "size": size, "rw": writable})
+            }
             // What it holds, and where it is on this machine, are no part of it, as with a cache.
             Kind::Host { writable, .. } => json!({"type": "host", "target": target, "rw": writable}),
             Kind::Secret(mount) => json!({
@@ -263,12 +270,14 @@ impl<'a> Ready<'a> {
             let kind = match &placed.resolved.kind {
                 Kind::Bind { part, writable } => ready.bind(part, *writable, &placed.inner, means)?,
                 Kind::Cache { mount, seed } => ready.cache(mount, seed.as_ref(), &placed.inner)?,
-                Kind::Tmpfs { size } => sandbox::MountKind::Tmpfs {
+                Kind::Tmpfs { size, writable } => sandbox::MountKind::Tmpfs {
                     size: *size,
                     mode: TMPFS_MODE,
+                    access: access(*writable),
                 },
                 Kind::Host { source, writable } => sandbox::MountKind::Bind {
                     source: source.to_path_buf(),
+                    part: PathBuf::new(),
                     access: access(*writable),
                 },
                 Kind::Secret(SecretMount { id, permissions, .. }) => sandbox::MountKind::File {
@@ -366,6 +375,7 @@ impl<'a> Ready<'a> {
         self.forwards.push((forward, work));
         Ok(sandbox::MountKind::Bind {
             source: path,
+            part: PathBuf::new(),
             access: Access::ReadWrite,
         })
     }
@@ -405,6 +415,7 @@ impl<'a> Ready<'a> {
         self.bound.push(rootfs);
         Ok(sandbox::MountKind::Bind {
             source: root.join(top.as_os_str()),
+            part: PathBuf::new(),
             access: access(writable),
         })
     }
@@ -418,13 +429,14 @@ impl<'a> Ready<'a> {
     ) -> Result<sandbox::MountKind, MountError> {
         let path = self.caches[&cache_key(mount, seed)].path().to_owned();
         for inner in inner {
-            let at = path.join(inner.path.as_os_str());
+            let at = path.join(&mount.part).join(inner.path.as_os_str());
             let is_file = matches!(inner.node, VirtualNode::File(_));
             make_mount_point(&path, &at, is_file)
                 .map_err(|source| MountError::MountPoint { path: at, source })?;
         }
         Ok(sandbox::MountKind::Bind {
             source: path,
+            part: PathBuf::from(&mount.part),
             access: access(mount.writable),
         })
     }

@@ -2,7 +2,7 @@
 
 use super::evaluate::clean;
 use super::planner::Halt;
-use crate::dockerfile::mount::{Mount, MountKind, MountOrigin, MountPermissions};
+use crate::dockerfile::mount::{CacheSource, Mount, MountKind, MountOrigin, MountPermissions};
 use crate::dockerfile::{ParseError, Span};
 use crate::graph::{self, CacheMount, CopyFrom, Origin, Permissions, SecretMount, SshMount};
 
@@ -37,21 +37,32 @@ pub(super) fn plan(
         }
         MountKind::Cache {
             id,
-            seed,
+            source,
             sharing,
             permissions,
             writable,
         } => {
+            let (seed, part) = match source {
+                CacheSource::Seed(seed) => (Some(origin(&seed)?), String::new()),
+                CacheSource::Part(part) => (None, clean(&format!("/{part}"))),
+            };
+            let part = part.trim_start_matches('/').to_owned();
+            let permissions = match part.as_str() {
+                "" => permissions,
+                // As in BuildKit: they are those of the cache's root, which is another one with other permissions.
+                _ => MountPermissions::default(),
+            };
             let kind = graph::MountKind::Cache(CacheMount {
                 id: id.unwrap_or_else(|| target.clone()),
-                seed: seed.as_ref().map(origin).transpose()?,
+                seed,
+                part,
                 sharing,
                 permissions: owned(permissions, 0o755),
                 writable,
             });
             (Some(target), kind)
         }
-        MountKind::Tmpfs { size } => (Some(target), graph::MountKind::Tmpfs { size }),
+        MountKind::Tmpfs { size, writable } => (Some(target), graph::MountKind::Tmpfs { size, writable }),
         MountKind::Secret {
             id,
             env,

@@ -104,8 +104,15 @@ pub(super) fn set_up(
     let mut in_memory = Vec::new();
     for extra in &spec.mounts {
         let tree = world.extra(extra, &in_memory)?;
-        if matches!(extra.kind, MountKind::Tmpfs { .. }) {
-            in_memory.push((extra.target.as_path(), tree));
+        if let MountKind::Tmpfs { access, .. } = extra.kind {
+            in_memory.push((extra.target.as_path(), tree, access));
+        }
+    }
+    // Only now: mount points were made in them.
+    for (target, tree, access) in in_memory {
+        if access == Access::ReadOnly {
+            let set = tree.set_alone(attribute::READ_ONLY);
+            set.map_err(|errno| mount_failed(target, errno))?;
         }
     }
     world.pivot()?;
@@ -259,12 +266,19 @@ impl World {
     }
 
     /// Makes one of the step's own mounts; `in_memory` are the tmpfs among those before it, with their targets.
-    fn extra(&self, extra: &Mount, in_memory: &[(&Path, Tree)]) -> Result<Tree, Failure> {
+    fn extra(&self, extra: &Mount, in_memory: &[(&Path, Tree, Access)]) -> Result<Tree, Failure> {
         let failed = |errno| mount_failed(&extra.target, errno);
         let tree = match &extra.kind {
-            MountKind::Bind { source, access } => {
-                let failed = |errno| failed(errno).hint(format!("from {}", source.display()));
-                let tree = Tree::copy_of(source).map_err(failed)?;
+            MountKind::Bind { source, part, access } => {
+                let failed = |errno| failed(errno).hint(format!("from {}", source.join(part).display()));
+                let whole = Tree::copy_of(source).map_err(failed)?;
+                let tree = match part.as_os_str().is_empty() {
+                    true => whole,
+                    false => {
+                        let place = whole.place(part).map_err(failed)?;
+                        Tree::copy_at(place.as_fd()).map_err(failed)?
+                    }
+                };
                 // Real root's steps may make device nodes: they must not reach the host's devices.
                 let read_only = match access {
                     Access::ReadOnly => attribute::READ_ONLY,
@@ -273,7 +287,7 @@ impl World {
                 tree.set(attribute::NO_DEV | read_only).map_err(failed)?;
                 tree
             }
-            MountKind::Tmpfs { size, mode } => {
+            MountKind::Tmpfs { size, mode, .. } => {
                 let mode = format!("{mode:o}");
                 let size = size.map(|size| size.to_string());
                 let mut options = vec![("mode", Some(mode.as_str()))];
@@ -291,7 +305,7 @@ impl World {
         let below = in_memory
             .iter()
             .rev()
-            .find_map(|(target, tree)| Some((tree, extra.target.strip_prefix(target).ok()?)));
+            .find_map(|(target, tree, _)| Some((tree, extra.target.strip_prefix(target).ok()?)));
         if let Some((parent, path)) = below {
             let is_file = matches!(extra.kind, MountKind::File { .. });
             make_mount_point(parent, path, is_file || is_file_at(&tree)).map_err(failed)?;

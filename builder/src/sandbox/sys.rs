@@ -135,8 +135,8 @@ pub(super) fn move_mount(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> nix::R
     Errno::result(ret).map(drop)
 }
 
-/// `mount_setattr(2)`: sets `attributes` on the mount at `tree` and on all below it.
-pub(super) fn mount_setattr(tree: BorrowedFd<'_>, attributes: u64) -> nix::Result<()> {
+/// `mount_setattr(2)`: sets `attributes` on the mount at `tree`, and with `AT_RECURSIVE` on all below it.
+pub(super) fn mount_setattr(tree: BorrowedFd<'_>, attributes: u64, flags: libc::c_int) -> nix::Result<()> {
     let attr = libc::mount_attr {
         attr_set: attributes,
         attr_clr: 0,
@@ -149,7 +149,7 @@ pub(super) fn mount_setattr(tree: BorrowedFd<'_>, attributes: u64) -> nix::Resul
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | flags,
             &raw const attr,
             mem::size_of_val(&attr),
         )

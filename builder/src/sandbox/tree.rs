@@ -60,7 +60,12 @@ impl Tree {
 
     /// Adds attributes, here and to all below.
     pub(super) fn set(&self, attributes: u64) -> Result<(), Errno> {
-        sys::mount_setattr(self.0.as_fd(), attributes)
+        sys::mount_setattr(self.0.as_fd(), attributes, libc::AT_RECURSIVE)
+    }
+
+    /// Adds attributes, here and not to what is mounted below.
+    pub(super) fn set_alone(&self, attributes: u64) -> Result<(), Errno> {
+        sys::mount_setattr(self.0.as_fd(), attributes, 0)
     }
 
     /// Attaches the mount over the file that `place` describes.

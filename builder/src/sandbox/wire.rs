@@ -32,6 +32,7 @@ mod tests {
         spec.mounts.push(Mount {
             kind: MountKind::Bind {
                 source: odd.clone().into(),
+                part: odd.clone().into(),
                 access: Access::ReadOnly,
             },
             target: odd.into(),

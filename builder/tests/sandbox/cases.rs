@@ -45,6 +45,7 @@ cases! {
     surroundings::proc_and_sys: Everyone,
     surroundings::no_network: Everyone,
     lifetime::nothing_is_left_behind: Everyone,
+    surroundings::a_part_of_a_bind_stays_inside: Everyone,
     surroundings::mounts_are_hidden: Everyone,
     surroundings::extra_mounts: Everyone,
     surroundings::mount_targets_stay_inside: Everyone,

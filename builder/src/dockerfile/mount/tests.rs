@@ -43,7 +43,7 @@ fn a_bind_is_the_default() {
 fn caches_are_writable_and_shared_unless_said_otherwise() {
     let MountKind::Cache {
         id,
-        seed,
+        source,
         sharing,
         permissions,
         writable,
@@ -51,14 +51,15 @@ fn caches_are_writable_and_shared_unless_said_otherwise() {
     else {
         panic!("no cache")
     };
-    assert_eq!((id, seed, sharing, writable), (None, None, Sharing::Shared, true));
+    assert_eq!((id, sharing, writable), (None, Sharing::Shared, true));
+    assert_eq!(source, CacheSource::Part(String::new()));
     assert_eq!(permissions, MountPermissions::default());
     let full = parse("type=cache,target=/c,id=i,sharing=locked,from=s,source=/x,uid=1,gid=2,mode=0750,ro");
     assert_eq!(
         full.expect("a cache").kind,
         MountKind::Cache {
             id: Some("i".to_owned()),
-            seed: Some(MountOrigin {
+            source: CacheSource::Seed(MountOrigin {
                 from: Some("s".to_owned()),
                 source: "/x".to_owned(),
             }),
@@ -98,11 +99,6 @@ fn mistakes_name_the_option() {
         ("type=cache,target=/x,uid=-1", "\"-1\" for uid"),
         ("type=cache,target=/x,mode=9", "\"9\" for mode"),
         ("type=cache,target=/x,size=1", "size is not for type=cache"),
-        (
-            "type=cache,target=/x,source=y",
-            "a cache has a source only with from",
-        ),
-        ("type=tmpfs,target=/x,ro", "a tmpfs that is read-only stays empty"),
         ("type=tmpfs,target=/x,size=big", "\"big\" is no size"),
         ("type=tmpfs,target=/x,sharing=locked", "sharing is not for"),
         ("type=cache,target=/x,sharing=shred", "did you mean shared?"),

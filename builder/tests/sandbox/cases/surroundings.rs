@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mica_builder::sandbox::{Access, Mount, MountKind, Network, SandboxError, Spec, Stdin, Stdio, Step};
 use nix::errno::Errno;
@@ -109,6 +109,7 @@ pub fn extra_mounts(world: &World) {
     let bind = |source: &Path, access, target: &str| Mount {
         kind: MountKind::Bind {
             source: source.into(),
+            part: PathBuf::new(),
             access,
         },
         target: target.into(),
@@ -125,6 +126,7 @@ pub fn extra_mounts(world: &World) {
             kind: MountKind::Tmpfs {
                 size: Some(65536),
                 mode: 0o1777,
+                access: Access::ReadWrite,
             },
             target: "/memory".into(),
         },
@@ -147,6 +149,7 @@ pub fn mount_targets_stay_inside(world: &World) {
             kind: MountKind::Tmpfs {
                 size: None,
                 mode: 0o755,
+                access: Access::ReadWrite,
             },
             target: target.into(),
         }];
@@ -162,6 +165,34 @@ pub fn mount_targets_stay_inside(world: &World) {
     let error = run(&onto("/direct")).unwrap_err();
     assert!(matches!(&error, SandboxError::Setup(failure) if failure.errno == libc::ENOENT));
     assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
+}
+
+pub fn a_part_of_a_bind_stays_inside(world: &World) {
+    let source = world.outside("source");
+    fs::create_dir_all(source.join("a/b")).unwrap();
+    fs::write(source.join("a/b/file"), "text").unwrap();
+    symlink("../../../../../../a", source.join("link")).unwrap();
+    symlink(world.outside("victim"), source.join("out")).unwrap();
+    fs::create_dir_all(world.outside("victim")).unwrap();
+    fs::create_dir(world.rootfs().join("at")).unwrap();
+    let of = |part: &str| {
+        let mut spec = world.script("ls /at");
+        spec.mounts = vec![Mount {
+            kind: MountKind::Bind {
+                source: source.clone(),
+                part: part.into(),
+                access: Access::ReadOnly,
+            },
+            target: "/at".into(),
+        }];
+        spec
+    };
+    assert_eq!(succeed(&of("a")), "b\n");
+    assert_eq!(succeed(&of("link/b")), "file\n");
+    for part in ["out", "none"] {
+        let error = run(&of(part)).unwrap_err();
+        assert!(matches!(&error, SandboxError::Setup(failure) if failure.errno == libc::ENOENT));
+    }
 }
 
 pub fn mounts_are_hidden(world: &World) {
@@ -200,6 +231,7 @@ pub fn failures_of_the_set_up(world: &World) {
         let kind = MountKind::Tmpfs {
             size: None,
             mode: 0o755,
+            access: Access::ReadWrite,
         };
         spec.mounts = vec![Mount {
             kind,
