@@ -19,12 +19,16 @@ use mica_fs::store::StoreError;
 use crate::image::ImageError;
 use crate::reference::InvalidReference;
 
+mod arrived;
 mod coding;
 mod docker;
 mod layout;
 mod load;
 mod names;
+mod packed;
 mod save;
+mod scan;
+mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -32,6 +36,7 @@ mod tests;
 pub use coding::{Coding, Compression, Existing};
 pub use layout::{LayoutImage, load_from_layout};
 pub use load::{Input, Loaded, load};
+pub use packed::save_packed;
 pub use save::{ArchiveFormat, Entry, Settings, save_file, write, write_layout};
 
 /// Why an archive could not be loaded. The store has no image more than before.
@@ -168,6 +173,12 @@ pub enum SaveError {
         /// What the system said.
         source: io::Error,
     },
+    /// The name asks for a compression of the archive that is read, but not written.
+    #[error("{path}: archives are compressed by gzip or zstd")]
+    Packing {
+        /// The file.
+        path: PathBuf,
+    },
     /// A layer cannot be read or compressed.
     #[error("cannot write the layer {layer}")]
     Layer {
@@ -185,4 +196,17 @@ pub enum SaveError {
     /// A name in the store is none.
     #[error(transparent)]
     Reference(#[from] InvalidReference),
+}
+
+impl SaveError {
+    /// What can be done about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Packing { .. } => {
+                Some("name it .tar.gz or .tar.zst, or write to stdout and compress that".to_owned())
+            }
+            Self::Image(error) => error.hint(),
+            _ => None,
+        }
+    }
 }

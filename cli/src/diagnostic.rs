@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use mica_builder::archive::LoadError;
+use mica_builder::archive::{LoadError, SaveError};
 use mica_builder::image::ImageError;
 use mica_builder::import::HostError;
 use mica_builder::reference::InvalidReference;
@@ -172,6 +172,7 @@ fn find_hint(error: &anyhow::Error) -> Option<String> {
         }
         None.or_else(|| cause.downcast_ref::<ImageError>()?.hint())
             .or_else(|| cause.downcast_ref::<LoadError>()?.hint())
+            .or_else(|| cause.downcast_ref::<SaveError>()?.hint())
             .or_else(|| cause.downcast_ref::<HostError>()?.hint())
             .or_else(|| cause.downcast_ref::<InvalidReference>()?.hint())
     })

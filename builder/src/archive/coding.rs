@@ -1,7 +1,7 @@
 //! How layers are compressed when they leave.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter, Read, Write as _};
 
 use mica_fs::digest::{Digest, Hashing};
 
@@ -70,8 +70,8 @@ impl From<Compression> for Coding {
 }
 
 impl Coding {
-    /// Compresses `plain` into `file`: the file, and the digest and the size of what is in it.
-    pub(super) fn compress(self, plain: &mut dyn Read, file: File) -> io::Result<(File, Digest, u64)> {
+    /// Compresses `plain` into `file`: the digest and the size of what is in it.
+    pub(super) fn compress(self, plain: &mut dyn Read, file: &mut File) -> io::Result<(Digest, u64)> {
         let mut out = Hashing::new(BufWriter::with_capacity(256 << 10, file));
         match self.compression {
             Compression::None => {
@@ -88,7 +88,8 @@ impl Coding {
                 compress(level.map_or(Algorithm::ZSTD, Algorithm::Zstd), plain, &mut out)?;
             }
         }
-        let (buffer, digest, size) = out.finish();
-        Ok((buffer.into_inner().map_err(|e| e.into_error())?, digest, size))
+        let (mut buffer, digest, size) = out.finish();
+        buffer.flush()?;
+        Ok((digest, size))
     }
 }

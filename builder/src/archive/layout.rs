@@ -38,7 +38,7 @@ impl LayoutImage {
 /// # Errors
 /// [`LoadError`].
 pub fn load_from_layout(store: &Store, directory: &Path, which: &LayoutImage) -> Result<Image, LoadError> {
-    let source = Source::Directory(directory.to_owned());
+    let mut source = Source::Directory(directory.to_owned());
     let index: Index = json("index.json", &source.read("index.json", MANIFEST_LIMIT)?)?;
     let mut fitting: Vec<&Descriptor> = index.manifests.iter().filter(|entry| which.is(entry)).collect();
     if let (true, LayoutImage::Tag(tag), [only]) = (fitting.is_empty(), which, &index.manifests[..])
@@ -58,7 +58,7 @@ pub fn load_from_layout(store: &Store, directory: &Path, which: &LayoutImage) ->
     let descriptor = choose(&source, &fitting, INDEX_DEPTH)?;
     let found = oci_image(&source, descriptor, None)?;
     let mut staged = Staged::new();
-    stage(store, &source, &found, &mut staged)?;
+    stage(store, &mut source, &found, &mut staged)?;
     for (work, written) in staged.into_values() {
         store.publish_layer(work, &written)?;
     }

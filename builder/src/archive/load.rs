@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use mica_fs::digest::{DiffId, Digest};
+use mica_fs::digest::{DiffId, Digest, Hashing};
 use mica_fs::layer::ingest::{decompress, ingest};
 use mica_fs::layer::writer::Written;
 use mica_fs::store::{Store, WorkDir};
 
+use super::arrived::{Arrived, Kept, Tried};
 use super::docker::{DockerImage, MANIFEST_JSON};
-use super::source::{self, Source, blob_name, verify};
+use super::source::{Source, blob_name, verify};
 use super::{LoadError, names};
 use crate::image::{
     self, CONFIG_LIMIT, Descriptor, Image, ImageConfig, Index, MANIFEST_LIMIT, Manifest, OCI_CONFIG,
@@ -48,12 +50,11 @@ pub struct Loaded {
 /// # Errors
 /// [`LoadError`]; no image was added, then, and no name.
 pub fn load(store: &Store, input: Input<'_>) -> Result<Vec<Loaded>, LoadError> {
-    let work = store.work_dir()?;
-    let source = open(input, work.path())?;
+    let mut source = open(store, input)?;
     let found = contents(&source)?;
     let mut staged = BTreeMap::new();
     for image in &found {
-        stage(store, &source, image, &mut staged)?;
+        stage(store, &mut source, image, &mut staged)?;
     }
     for (work, written) in staged.into_values() {
         store.publish_layer(work, &written)?;
@@ -64,9 +65,9 @@ pub fn load(store: &Store, input: Input<'_>) -> Result<Vec<Loaded>, LoadError> {
         .collect()
 }
 
-fn open(input: Input<'_>, work: &Path) -> Result<Source, LoadError> {
+fn open(store: &Store, input: Input<'_>) -> Result<Source, LoadError> {
     let path = match input {
-        Input::Stream(stream) => return Source::tar(source::spool(stream, work)?),
+        Input::Stream(stream) => return Ok(Source::Arrived(Arrived::take_in(store, stream)?)),
         Input::Path(path) => path,
     };
     let error = |source| LoadError::read(&path.display().to_string(), source);
@@ -75,19 +76,20 @@ fn open(input: Input<'_>, work: &Path) -> Result<Source, LoadError> {
         return Ok(Source::Directory(path.to_owned()));
     }
     let mut file = File::open(path).map_err(error)?;
-    if metadata.is_file() && !is_compressed(&file).map_err(error)? {
-        return Source::tar(file);
+    let mut start = [0; 6];
+    if metadata.is_file() {
+        let n = file.read_at(&mut start, 0).map_err(error)?;
+        if !is_compressed(&start[..n]) {
+            return Source::tar(file);
+        }
     }
-    Source::tar(source::spool(&mut file, work)?)
+    Ok(Source::Arrived(Arrived::take_in(store, &mut file)?))
 }
 
-/// Whether a file begins like one of the compressed formats that are read, rather than like a tar.
-fn is_compressed(file: &File) -> io::Result<bool> {
-    use std::os::unix::fs::FileExt as _;
-    let mut magic = [0; 6];
-    let n = file.read_at(&mut magic, 0)?;
+/// Whether bytes begin like one of the compressed formats that are read, rather than like a tar.
+pub(super) fn is_compressed(bytes: &[u8]) -> bool {
     let formats: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    Ok(formats.iter().any(|format| magic[..n].starts_with(format)))
+    formats.iter().any(|format| bytes.starts_with(format))
 }
 
 /// An image as the archive describes it; the layers are not yet read.
@@ -352,7 +354,7 @@ pub(super) type Staged = BTreeMap<DiffId, (WorkDir, Written)>;
 /// Reads and verifies the layers of an image that the store lacks.
 pub(super) fn stage(
     store: &Store,
-    source: &Source,
+    source: &mut Source,
     image: &Found,
     staged: &mut Staged,
 ) -> Result<(), LoadError> {
@@ -364,24 +366,82 @@ pub(super) fn stage(
         if store.has_layer(&layer.diff_id) && blob_is_there {
             // What is there was verified when it came; the archive must be a whole one all the same. Opening the
             // layer keeps it from a prune by another process.
-            source.open(&layer.member)?;
+            if !source.has(&layer.member) {
+                let member = layer.member.clone();
+                return Err(LoadError::Missing { member });
+            }
             store.layer(&layer.diff_id)?;
             continue;
         }
-        let work = store.work_dir()?;
-        let written = read_layer(source, layer, work.path())?;
-        staged.insert(layer.diff_id, (work, written));
+        let ready = match source.arrived(&layer.member) {
+            Some(Kept::Layer(tried)) => take(tried, layer)?,
+            Some(Kept::Stored { digest, size }) => read_stored(store, layer, *digest, *size)?,
+            Some(Kept::Bytes(_)) | None => read_layer(store, source, layer)?,
+        };
+        staged.insert(layer.diff_id, ready);
     }
     Ok(())
 }
 
-fn read_layer(source: &Source, layer: &FoundLayer, work: &Path) -> Result<Written, LoadError> {
-    let error = |source| LoadError::read(&layer.member, source);
-    let mut reader = match &layer.blob {
+/// The layer that a member has become.
+fn take(tried: &mut Tried, layer: &FoundLayer) -> Result<(WorkDir, Written), LoadError> {
+    if let Some(blob) = &layer.blob {
+        verify_blob(layer, blob, tried.size, &tried.digest)?;
+    }
+    let member = layer.member.clone();
+    match tried.take() {
+        Some(Ok((work, written))) => {
+            verify(&member, &layer.diff_id.0, &written.diff_id.0)?;
+            Ok((work, written))
+        }
+        Some(Err(source)) => Err(LoadError::Layer { member, source }),
+        None => Err(LoadError::Invalid {
+            member,
+            reason: "it stands for two layers with different digests".to_owned(),
+        }),
+    }
+}
+
+fn verify_blob(layer: &FoundLayer, blob: &Descriptor, size: u64, digest: &Digest) -> Result<(), LoadError> {
+    if size != blob.size {
+        return Err(LoadError::Size {
+            member: layer.member.clone(),
+            expected: blob.size,
+            found: size,
+        });
+    }
+    verify(&layer.member, &blob.digest, digest)
+}
+
+/// The layer of a member that is a blob of the store.
+fn read_stored(
+    store: &Store,
+    layer: &FoundLayer,
+    digest: Digest,
+    size: u64,
+) -> Result<(WorkDir, Written), LoadError> {
+    if let Some(blob) = &layer.blob {
+        verify_blob(layer, blob, size, &digest)?;
+    }
+    ingest_layer(store, layer, Hashing::new(&mut store.open_blob(&digest)?))
+}
+
+fn read_layer(store: &Store, source: &Source, layer: &FoundLayer) -> Result<(WorkDir, Written), LoadError> {
+    let reader = match &layer.blob {
         Some(blob) => source.open_blob(&blob.digest, blob.size)?,
-        None => mica_fs::digest::Hashing::new(source.open(&layer.member)?.0),
+        None => Hashing::new(source.open(&layer.member)?.0),
     };
-    let written = ingest(&mut decompress(&mut reader).map_err(error)?, work);
+    ingest_layer(store, layer, reader)
+}
+
+fn ingest_layer(
+    store: &Store,
+    layer: &FoundLayer,
+    mut reader: Hashing<impl Read>,
+) -> Result<(WorkDir, Written), LoadError> {
+    let error = |source| LoadError::read(&layer.member, source);
+    let work = store.work_dir()?;
+    let written = ingest(&mut decompress(&mut reader).map_err(error)?, work.path());
     // What the decompressor left unread belongs to the blob's digest, which explains a bad layer better than
     // whatever the decompressor made of it.
     io::copy(&mut reader, &mut io::sink()).map_err(error)?;
@@ -394,15 +454,14 @@ fn read_layer(source: &Source, layer: &FoundLayer, work: &Path) -> Result<Writte
         source,
     })?;
     verify(&layer.member, &layer.diff_id.0, &written.diff_id.0)?;
-    Ok(written)
+    Ok((work, written))
 }
 
 /// Writes the blobs of an image whose layers are in the store, and names it.
 pub(super) fn publish(store: &Store, source: &Source, found: Found) -> Result<Loaded, LoadError> {
     for blob in found.layers.iter().filter_map(FoundLayer::kept_blob) {
         if !store.has_blob(&blob.digest) {
-            let (mut reader, _) = source.open(&blob_name(&blob.digest))?;
-            store.import_blob(&mut reader, Some((blob.digest, blob.size)))?;
+            source.publish_blob(store, blob)?;
         }
     }
     let config_digest = store.put_blob(&found.config_bytes)?;

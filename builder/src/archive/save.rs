@@ -1,17 +1,18 @@
 //! Writing archives and layouts: the same images give the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use mica_fs::digest::{DiffId, Digest, Verifying};
-use mica_fs::store::{Store, WorkDir};
+use mica_fs::store::Store;
 
 use super::SaveError;
 use super::coding::{Coding, Compression, Existing};
 use super::docker::{DockerImage, MANIFEST_JSON};
 use super::names::{IMAGE_NAME, REF_NAME};
+use super::sink::{Archive, Directory, Sink};
 use super::source::blob_name;
 use crate::image::{self, Descriptor, Image, Index, MANIFEST_LIMIT, Manifest, MediaTypes, OCI_LAYER};
 use crate::reference::Reference;
@@ -81,9 +82,11 @@ pub fn write(
     settings: &Settings,
     out: &mut dyn Write,
 ) -> Result<Vec<Descriptor>, SaveError> {
-    let mut layout = Layout::new(store, entries, settings)?;
-    layout.write_tar(store, out)?;
-    Ok(layout.manifests)
+    let work = store.work_dir()?;
+    let mut archive = Archive::begin(out, work.path())?;
+    let manifests = Collector::run(store, entries, settings, &mut archive)?;
+    archive.end()?;
+    Ok(manifests)
 }
 
 /// Writes an OCI image layout of these images as the directory `directory`, which must not exist or be empty; returns
@@ -101,18 +104,22 @@ pub fn write_layout(
         path: directory.to_owned(),
         source,
     };
-    let layout = Layout::new(store, entries, settings)?;
     let beside = tempfile::Builder::new()
         .prefix(".mica-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
         .tempdir_in(parent_of(directory))
         .map_err(error)?;
-    layout.write_directory(store, beside.path())?;
+    let manifests = Collector::run(
+        store,
+        entries,
+        settings,
+        &mut Directory::begin(beside.path().to_owned())?,
+    )?;
     // rename(2) replaces an empty directory, and no other.
     fs::rename(beside.path(), directory).map_err(error)?;
     // It is not ours to remove any more.
     let _ = beside.keep();
-    Ok(layout.manifests)
+    Ok(manifests)
 }
 
 /// Has `write` write a file that appears at `path` whole or not at all. Something at `path` that is no regular file,
@@ -154,161 +161,53 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// Where the bytes of a blob come from.
-enum Blob {
-    Bytes(Vec<u8>),
-    /// The store has it under its digest.
-    Stored {
-        size: u64,
-    },
-    /// It was compressed for this archive.
-    Compressed {
-        file: File,
-        size: u64,
-    },
-}
-
-impl Blob {
-    fn size(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Stored { size } | Self::Compressed { size, .. } => *size,
-        }
-    }
-}
-
-/// All that an archive is made of.
-struct Layout {
-    /// Files at the top, sorted by name.
-    files: BTreeMap<&'static str, Vec<u8>>,
-    blobs: BTreeMap<Digest, Blob>,
-    manifests: Vec<Descriptor>,
-    /// Holds the compressed layers.
-    _work: WorkDir,
-}
-
-impl Layout {
-    fn new(store: &Store, entries: &[Entry<'_>], settings: &Settings) -> Result<Self, SaveError> {
-        let work = store.work_dir()?;
-        let mut writer = Collector {
-            store,
-            work: &work,
-            settings,
-            compressed: BTreeMap::new(),
-            blobs: BTreeMap::new(),
-            manifests: Vec::new(),
-            index: Vec::new(),
-            docker: Vec::new(),
-        };
-        for entry in entries {
-            writer.add(entry)?;
-        }
-        let files = BTreeMap::from([
-            ("oci-layout", OCI_LAYOUT.to_vec()),
-            ("index.json", image::to_json(&Index::new(writer.index))),
-            (MANIFEST_JSON, image::to_json(&writer.docker)),
-        ]);
-        Ok(Self {
-            files,
-            blobs: writer.blobs,
-            manifests: writer.manifests,
-            _work: work,
-        })
-    }
-
-    fn write_tar(&mut self, store: &Store, out: &mut dyn Write) -> Result<(), SaveError> {
-        let error = |source| SaveError::Write {
-            path: "the archive".into(),
-            source,
-        };
-        let mut tar = tar::Builder::new(out);
-        for directory in ["blobs/", "blobs/sha256/"] {
-            tar.append_data(&mut header(tar::EntryType::Directory, 0), directory, io::empty())
-                .map_err(error)?;
-        }
-        for (name, bytes) in &self.files {
-            let mut header = header(tar::EntryType::Regular, bytes.len() as u64);
-            tar.append_data(&mut header, name, &bytes[..]).map_err(error)?;
-        }
-        for (digest, blob) in &mut self.blobs {
-            let mut header = header(tar::EntryType::Regular, blob.size());
-            let name = blob_name(digest);
-            match blob {
-                Blob::Bytes(bytes) => tar.append_data(&mut header, name, &bytes[..]).map_err(error)?,
-                Blob::Stored { size } => {
-                    let file = Verifying::new(store.open_blob(digest)?, *digest, *size);
-                    tar.append_data(&mut header, name, file).map_err(error)?;
-                }
-                Blob::Compressed { file, .. } => {
-                    file.rewind().map_err(error)?;
-                    tar.append_data(&mut header, name, file).map_err(error)?;
-                }
-            }
-        }
-        tar.into_inner().and_then(|out| out.flush()).map_err(error)
-    }
-
-    fn write_directory(&self, store: &Store, directory: &Path) -> Result<(), SaveError> {
-        let error = |path: &Path| {
-            let path = path.to_owned();
-            move |source| SaveError::Write { path, source }
-        };
-        let blobs = directory.join("blobs/sha256");
-        fs::create_dir_all(&blobs).map_err(error(&blobs))?;
-        for (name, bytes) in &self.files {
-            let path = directory.join(name);
-            fs::write(&path, bytes).map_err(error(&path))?;
-        }
-        for (digest, blob) in &self.blobs {
-            let path = blobs.join(digest.hex());
-            let mut reader: Box<dyn Read> = match blob {
-                Blob::Bytes(bytes) => Box::new(bytes.as_slice()),
-                Blob::Stored { size } => Box::new(Verifying::new(store.open_blob(digest)?, *digest, *size)),
-                Blob::Compressed { file, .. } => {
-                    let mut file = file;
-                    file.rewind().map_err(error(&path))?;
-                    Box::new(file)
-                }
-            };
-            let mut file = File::create(&path).map_err(error(&path))?;
-            io::copy(&mut reader, &mut file).map_err(error(&path))?;
-        }
-        Ok(())
-    }
-}
-
-/// A header without owner, time or anything else of this machine.
-fn header(kind: tar::EntryType, size: u64) -> tar::Header {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    header
-}
-
-/// Gathers the images' blobs and tables of contents.
+/// Gathers the images' blobs and tables of contents. The tables come last, when all digests are known.
 struct Collector<'a> {
     store: &'a Store,
-    work: &'a WorkDir,
     settings: &'a Settings,
+    sink: &'a mut dyn Sink,
     /// The layers that were compressed already.
     compressed: BTreeMap<DiffId, Descriptor>,
-    blobs: BTreeMap<Digest, Blob>,
+    written: BTreeSet<Digest>,
     manifests: Vec<Descriptor>,
     index: Vec<Descriptor>,
     docker: Vec<DockerImage>,
 }
 
-impl Collector<'_> {
+impl<'a> Collector<'a> {
+    fn run(
+        store: &'a Store,
+        entries: &[Entry<'_>],
+        settings: &'a Settings,
+        sink: &'a mut dyn Sink,
+    ) -> Result<Vec<Descriptor>, SaveError> {
+        let mut collector = Self {
+            store,
+            settings,
+            sink,
+            compressed: BTreeMap::new(),
+            written: BTreeSet::new(),
+            manifests: Vec::new(),
+            index: Vec::new(),
+            docker: Vec::new(),
+        };
+        for entry in entries {
+            collector.add(entry)?;
+        }
+        let index = image::to_json(&Index::new(collector.index));
+        collector.sink.file("index.json", &index)?;
+        collector
+            .sink
+            .file(MANIFEST_JSON, &image::to_json(&collector.docker))?;
+        collector.sink.file("oci-layout", OCI_LAYOUT)?;
+        Ok(collector.manifests)
+    }
+
     fn add(&mut self, entry: &Entry<'_>) -> Result<(), SaveError> {
         let image = entry.image;
         let layers = self.layers(image)?;
         let config = &image.manifest.config;
-        self.blobs
-            .insert(config.digest, Blob::Stored { size: config.size });
+        self.stored(&config.digest, config.size)?;
         self.docker.push(DockerImage {
             config: blob_name(&config.digest),
             repo_tags: (!entry.names.is_empty())
@@ -321,7 +220,10 @@ impl Collector<'_> {
         if !self.settings.descriptor_annotations.is_empty() {
             descriptor.annotations = Some(self.settings.descriptor_annotations.clone());
         }
-        self.blobs.insert(descriptor.digest, Blob::Bytes(bytes));
+        if self.written.insert(descriptor.digest) {
+            self.sink
+                .blob(&descriptor.digest, descriptor.size, &mut &bytes[..])?;
+        }
         self.manifests.push(descriptor.clone());
         self.list(descriptor, &entry.names);
         Ok(())
@@ -376,7 +278,7 @@ impl Collector<'_> {
         };
         let mut layer = match self.settings.coding() {
             _ if stays && self.store.has_blob(&came.digest) => {
-                self.blobs.insert(came.digest, Blob::Stored { size: came.size });
+                self.stored(&came.digest, came.size)?;
                 came.clone()
             }
             None => self.plain(id)?,
@@ -391,7 +293,7 @@ impl Collector<'_> {
 
     fn plain(&mut self, id: &DiffId) -> Result<Descriptor, SaveError> {
         let size = self.store.layer(id)?.index().tar_size();
-        self.blobs.insert(id.0, Blob::Stored { size });
+        self.stored(&id.0, size)?;
         Ok(Descriptor::new(OCI_LAYER, id.0, size))
     }
 
@@ -402,9 +304,11 @@ impl Collector<'_> {
         let error = |source| SaveError::Layer { layer: *id, source };
         let size = self.store.layer(id)?.index().tar_size();
         let mut plain = Verifying::new(self.store.open_blob(&id.0)?, id.0, size);
-        let file = tempfile::tempfile_in(self.work.path()).map_err(error)?;
-        let (file, digest, size) = coding.compress(&mut plain, file).map_err(error)?;
-        self.blobs.insert(digest, Blob::Compressed { file, size });
+        let mut file = self.sink.scratch()?;
+        let (digest, size) = coding.compress(&mut plain, file.as_file_mut()).map_err(error)?;
+        if self.written.insert(digest) {
+            self.sink.blob_file(&digest, size, file)?;
+        }
         let descriptor = Descriptor::new(
             &format!("{OCI_LAYER}{}", coding.compression.suffix()),
             digest,
@@ -412,5 +316,14 @@ impl Collector<'_> {
         );
         self.compressed.insert(*id, descriptor.clone());
         Ok(descriptor)
+    }
+
+    /// Writes a blob of the store as it is.
+    fn stored(&mut self, digest: &Digest, size: u64) -> Result<(), SaveError> {
+        if !self.written.insert(*digest) {
+            return Ok(());
+        }
+        let mut content = Verifying::new(self.store.open_blob(digest)?, *digest, size);
+        self.sink.blob(digest, size, &mut content)
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use mica_builder::archive::{self, ArchiveFormat, Coding, Compression, Entry, SaveError, Settings};
+use mica_builder::archive::{self, ArchiveFormat, Coding, Compression, Entry, Existing, Settings};
 use mica_builder::image::{Image, Selected};
 use mica_builder::reference::Reference;
 
@@ -17,13 +17,15 @@ use crate::diagnostic::{hint, usage_error};
 #[command(after_help = "Examples:
   mica save -o app.tar app
   mica save app busybox | gzip > images.tar.gz
+  mica save -o app.tar.zst app
+  mica save app | ssh host mica load
   mica save --format oci-archive --compression zstd -o app.oci.tar app
   mica save --format oci-dir -o app-layout app")]
 pub struct Args {
     /// The images: names (which are kept), or IDs or their first digits
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
-    /// The file (a directory for oci-dir) to write; stdout without it
+    /// The file (a directory for oci-dir) to write, compressed if it ends with .gz or .zst; stdout without it
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The form of the archive
@@ -32,6 +34,9 @@ pub struct Args {
     /// How to compress the layers [default: none for docker-archive, as they came for OCI]
     #[arg(long, value_name = "HOW")]
     compression: Option<CompressionChoice>,
+    /// How hard to compress the layers: up to 9 for gzip, up to 22 for zstd [default: 6, 3]
+    #[arg(long, value_name = "LEVEL", requires = "compression")]
+    compression_level: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,17 +87,12 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             names: names.clone(),
         })
         .collect();
-    let coding = args.compression.map(|choice| match choice {
-        CompressionChoice::None => Compression::None,
-        CompressionChoice::Gzip => Compression::Gzip,
-        CompressionChoice::Zstd => Compression::Zstd,
-    });
     let format = match args.format {
         SaveFormat::DockerArchive => ArchiveFormat::Docker,
         SaveFormat::OciArchive | SaveFormat::OciDir => ArchiveFormat::Oci,
     };
     let settings = Settings {
-        coding: coding.map(Coding::from),
+        coding: coding(&args)?,
         ..Settings::new(format)
     };
     match (args.output, args.format) {
@@ -100,7 +100,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             archive::write_layout(&store, &entries, &settings, &path)?;
         }
         (None, SaveFormat::OciDir) => return Err(usage_error("--format oci-dir needs --output DIRECTORY")),
-        (Some(path), _) => archive::save_file::<SaveError>(&path, |out| {
+        (Some(path), _) => archive::save_packed(&path, |out| {
             archive::write(&store, &entries, &settings, out).map(drop)
         })?,
         (None, _) if io::stdout().is_terminal() => {
@@ -116,4 +116,27 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How all layers are compressed, whatever they came as.
+fn coding(args: &Args) -> anyhow::Result<Option<Coding>> {
+    let Some(choice) = args.compression else {
+        return Ok(None);
+    };
+    let compression = match choice {
+        CompressionChoice::None => Compression::None,
+        CompressionChoice::Gzip => Compression::Gzip,
+        CompressionChoice::Zstd => Compression::Zstd,
+    };
+    let highest = compression.highest_level().unwrap_or(0);
+    if args.compression_level.is_some_and(|level| level > highest) {
+        return Err(usage_error(format!(
+            "--compression-level is a number from 0 to {highest}"
+        )));
+    }
+    Ok(Some(Coding {
+        compression,
+        level: args.compression_level,
+        existing: Existing::Recode,
+    }))
 }

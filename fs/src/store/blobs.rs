@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Store, StoreError, sync_directory};
 use crate::digest::{DiffId, Digest, Hashing};
@@ -61,16 +61,27 @@ impl Store {
                 });
             }
         }
-        file.sync_all().map_err(failed)?;
+        drop(file);
+        self.publish_blob(&path, &digest)?;
+        Ok((digest, size))
+    }
+
+    /// Makes a file of a work directory a blob. The caller has verified that its bytes have this digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] and [`StoreError::Full`].
+    pub fn publish_blob(&self, file: &Path, digest: &Digest) -> Result<(), StoreError> {
+        File::open(file)
+            .and_then(|open| open.sync_all())
+            .map_err(|e| StoreError::io("sync", file, e))?;
         let gate = self.gate_shared()?;
-        let place = self.blob_path(&digest);
+        let place = self.blob_path(digest);
         // A layer's tar keeps its place as blob: another copy would take room twice.
-        if !(self.has_layer(&DiffId(digest)) && self.has_blob(&digest)) {
-            fs::rename(&path, &place).map_err(|e| StoreError::io("write", &place, e))?;
+        if !(self.has_layer(&DiffId(*digest)) && self.has_blob(digest)) {
+            fs::rename(file, &place).map_err(|e| StoreError::io("write", &place, e))?;
             sync_directory(&self.blobs())?;
         }
-        self.hold(&gate, &[digest])?;
-        Ok((digest, size))
+        self.hold(&gate, &[*digest])
     }
 
     /// The bytes of a blob of at most `limit` bytes, after their digest has been checked.
