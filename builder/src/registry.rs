@@ -31,8 +31,8 @@ pub use credentials::{Credentials, Password};
 pub use endpoint::Endpoint;
 pub use error::{Complaint, RegistryError};
 pub use manifest::{FetchedManifest, ManifestName};
-pub use session::Call;
 use session::Connection;
+pub use session::{Call, Target};
 
 /// What a client is told.
 #[derive(Clone, Debug, Default)]

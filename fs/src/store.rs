@@ -23,6 +23,7 @@ use crate::layer::Layer;
 mod blobs;
 mod builds;
 mod catalog;
+mod downloads;
 mod error;
 mod fsck;
 mod gc;
@@ -36,6 +37,7 @@ mod uppers;
 mod work;
 
 use catalog::Catalog;
+pub use downloads::Download;
 pub use error::StoreError;
 pub use fsck::{FsckOptions, FsckReport, Problem};
 pub use gc::{Policy, Pruned, Reach, ReachError, Space, Usage};

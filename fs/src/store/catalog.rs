@@ -17,7 +17,8 @@ pub(super) const FILE: &str = "mica.db";
 
 /// The statements that lead from each version of the schema to the next. `user_version` counts those that were
 /// run.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE images (
         manifest   TEXT PRIMARY KEY,
         media_type TEXT NOT NULL,
@@ -39,7 +40,16 @@ const MIGRATIONS: [&str; 1] = ["
         diff_id TEXT NOT NULL,
         PRIMARY KEY (key, diff_id)
     ) WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE blob_sources (
+        digest     TEXT NOT NULL,
+        registry   TEXT NOT NULL,
+        repository TEXT NOT NULL,
+        PRIMARY KEY (digest, registry, repository)
+    ) WITHOUT ROWID;
+",
+];
 
 /// How long to wait for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -242,6 +252,45 @@ impl Catalog {
         self.write(|t| {
             keys.iter().try_for_each(|key| {
                 t.execute("DELETE FROM cache WHERE key = ?1", [key.to_string()])
+                    .map(drop)
+            })
+        })
+    }
+
+    /// Notes which repository has blobs.
+    pub(super) fn add_sources(
+        &mut self,
+        blobs: &[Digest],
+        registry: &str,
+        repository: &str,
+    ) -> Result<(), StoreError> {
+        self.write(|t| {
+            blobs.iter().try_for_each(|blob| {
+                t.execute(
+                    "INSERT OR IGNORE INTO blob_sources (digest, registry, repository) VALUES (?1, ?2, ?3)",
+                    params![blob.to_string(), registry, repository],
+                )
+                .map(drop)
+            })
+        })
+    }
+
+    /// The repositories of a registry that had a blob.
+    pub(super) fn sources(&self, blob: &Digest, registry: &str) -> Result<Vec<String>, StoreError> {
+        self.read(|c| {
+            c.prepare_cached(
+                "SELECT repository FROM blob_sources WHERE digest = ?1 AND registry = ?2 ORDER BY repository",
+            )?
+            .query_map([blob.to_string().as_str(), registry], |row| row.get(0))?
+            .collect()
+        })
+    }
+
+    /// Forgets where these blobs are.
+    pub(super) fn remove_sources(&mut self, blobs: &[Digest]) -> Result<(), StoreError> {
+        self.write(|t| {
+            blobs.iter().try_for_each(|blob| {
+                t.execute("DELETE FROM blob_sources WHERE digest = ?1", [blob.to_string()])
                     .map(drop)
             })
         })

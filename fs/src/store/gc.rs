@@ -85,7 +85,7 @@ pub struct Usage {
     pub uppers: Space,
     /// What is known of earlier builds.
     pub builds: Space,
-    /// Scratch uppers and half-written things of live processes.
+    /// Scratch uppers, half-written things of live processes, and blobs that came in part.
     pub work: Space,
 }
 
@@ -129,6 +129,9 @@ impl Store {
             self.with_catalog(|catalog| catalog.cache_remove(&stale))?;
         }
         self.remove_unneeded(&needed, policy.dry_run, &mut pruned)?;
+        if !policy.dry_run && !pruned.blobs.is_empty() {
+            self.with_catalog(|catalog| catalog.remove_sources(&pruned.blobs))?;
+        }
         self.remove_context_files(policy, &mut pruned)?;
         let keep = Keep {
             builds: usize::MAX,
@@ -136,6 +139,7 @@ impl Store {
             age: policy.cache_age,
         };
         pruned.bytes += self.forget_builds(&keep, policy.dry_run)?;
+        self.remove_downloads(policy, &mut pruned)?;
         if !policy.keep_cache_mounts {
             self.remove_cache_mounts(policy.dry_run, &mut pruned)?;
         }
@@ -304,6 +308,9 @@ impl Store {
         usage.uppers = on_disk(&self.root.join(uppers::DIRECTORY))?;
         usage.builds = on_disk(&self.root.join(builds::DIRECTORY))?;
         usage.work = on_disk(&self.root.join(work::DIRECTORY))?;
+        let downloads = on_disk(&self.downloads())?;
+        usage.work.count += downloads.count;
+        usage.work.bytes += downloads.bytes;
         Ok(usage)
     }
 

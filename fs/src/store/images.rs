@@ -102,6 +102,23 @@ impl Store {
         self.with_catalog(|catalog| catalog.cache_put(key, record, layers))
     }
 
+    /// Notes that a repository of a registry has these blobs, so that they need not be sent there again. It may have
+    /// lost them since.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`] and [`StoreError::Full`].
+    pub fn note_sources(&self, blobs: &[Digest], registry: &str, repository: &str) -> Result<(), StoreError> {
+        self.with_catalog(|catalog| catalog.add_sources(blobs, registry, repository))
+    }
+
+    /// The repositories of a registry that had this blob.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`].
+    pub fn sources(&self, blob: &Digest, registry: &str) -> Result<Vec<String>, StoreError> {
+        self.with_catalog(|catalog| catalog.sources(blob, registry))
+    }
+
     /// Changes the catalog and writes `index.json` accordingly.
     pub(super) fn change_images<T>(
         &self,

@@ -11,6 +11,8 @@ use crate::layer::writer::{LayerWriter, NewNode};
 use crate::layer::{INDEX_FILE, Metadata, TAR_FILE};
 use crate::path::ImagePath;
 
+mod downloads;
+
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(&dir.path().join("store")).expect("opened");
