@@ -136,7 +136,7 @@ impl Lowers {
     }
 
     /// The same, and where the name stands: of a directory the topmost place.
-    pub fn find_at(&self, contributors: &[Origin], name: &[u8]) -> Option<(Found, NamePlace)> {
+    pub(super) fn find_at(&self, contributors: &[Origin], name: &[u8]) -> Option<(Found, NamePlace)> {
         let mut directory = Vec::new();
         let mut topmost = None;
         for (contributor, dir) in (0..).zip(contributors) {
