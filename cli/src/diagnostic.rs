@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use mica_builder::archive::{LoadError, SaveError};
 use mica_builder::image::ImageError;
-use mica_builder::import::HostError;
+use mica_builder::import::{HostError, ImportError};
 use mica_builder::reference::InvalidReference;
 
 use crate::args::ColorChoice;
@@ -174,6 +174,7 @@ fn find_hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<LoadError>()?.hint())
             .or_else(|| cause.downcast_ref::<SaveError>()?.hint())
             .or_else(|| cause.downcast_ref::<HostError>()?.hint())
+            .or_else(|| cause.downcast_ref::<ImportError>()?.hint())
             .or_else(|| cause.downcast_ref::<InvalidReference>()?.hint())
     })
 }

@@ -14,6 +14,7 @@ use crate::digest::DiffId;
 pub mod clamp;
 pub mod index;
 pub mod ingest;
+pub mod marker;
 mod pax;
 mod tar_file;
 pub mod writer;

@@ -10,16 +10,21 @@ use anyhow::Context as _;
 use mica_builder::image::{History, Image, ImageConfig};
 use mica_builder::import::{self, Host};
 use mica_builder::reference::Reference;
+use mica_builder::sandbox::{self, IdMode, UserNs};
 use mica_fs::digest::DiffId;
 use mica_fs::store::Store;
 
+use super::mount::find_image;
 use super::tag::taggable;
 use crate::config::Context;
 
 /// What a program is searched in, and what the image's environment says.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Make an image of a root filesystem's tarball, or of programs of this machine
+/// Make an image of a root filesystem's tarball or directory, or of programs of this machine
+///
+/// A directory may be the upper directory of an overlayfs mount: what it says is removed (character devices 0:0, opaque
+/// directories) is removed in the image. An unprivileged user's files are root's in the image.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "With --host the image holds the given programs, the libraries (or the interpreters) that they\n\
@@ -28,13 +33,14 @@ Examples:
   mica import rootfs.tar.xz debian:local
   debootstrap-something | mica import - debian:local
   mica import -c 'CMD [\"/bin/sh\"]' -c 'ENV LANG=C.UTF-8' rootfs.tar base
+  mica import --base debian:12 /var/tmp/work/upper debian:changed
   mica import --host sh ls cat -t tools
   mica import --host /usr/bin/python3 sh --include /usr/lib/python3.11 -t python"
 )]
 pub struct Args {
-    /// The tarball, perhaps compressed; - for stdin
+    /// The tarball, perhaps compressed, or the directory; - for a tarball on stdin
     #[arg(
-        value_name = "TARBALL",
+        value_name = "TARBALL|DIRECTORY",
         required_unless_present = "host",
         conflicts_with = "host"
     )]
@@ -51,6 +57,9 @@ pub struct Args {
     /// The name of the image; may be repeated
     #[arg(long, short, value_name = "NAME")]
     tag: Vec<String>,
+    /// Put what is imported as one more layer upon this image, whose configuration the new one gets
+    #[arg(long, value_name = "IMAGE", conflicts_with = "host")]
+    base: Option<String>,
     /// Apply an instruction to the configuration: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL,
     /// STOPSIGNAL, USER, VOLUME or WORKDIR; may be repeated
     #[arg(long, short, value_name = "INSTRUCTION")]
@@ -71,7 +80,21 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         .chain(&args.tag)
         .map(|name| taggable(name))
         .collect::<Result<_, _>>()?;
-    let mut config = ImageConfig::default();
+    if args.tarball.as_ref().is_some_and(|path| path.is_dir())
+        && matches!(IdMode::detect(), Ok(IdMode::Subordinate))
+    {
+        // There the user is root, and what subordinate ids own can be read and has its owner.
+        sandbox::enter(UserNs::Auto)?;
+    }
+    let store = context.store()?;
+    let base = args
+        .base
+        .as_ref()
+        .map(|name| find_image(&store, name))
+        .transpose()?;
+    let mut config = base
+        .as_ref()
+        .map_or_else(ImageConfig::default, |base| base.config.clone());
     if !args.host.is_empty() {
         config.config.env.push(format!("PATH={SEARCH_PATH}"));
     }
@@ -82,10 +105,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         true => None,
         false => Some(gather(&args)?),
     };
-    let store = context.store()?;
     let layer = match &host {
         Some(host) => import::host(&store, host)?,
-        None => import_tarball(&store, args.tarball.unwrap_or_default())?,
+        None => import_files(&store, args.tarball.unwrap_or_default())?,
     };
     let now = jiff::Timestamp::now().to_string();
     config.created = Some(now.clone());
@@ -96,7 +118,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         comment: Some(args.message.unwrap_or_else(|| "Imported by mica".to_owned())),
         ..History::default()
     });
-    let image = Image::store(&store, config)?;
+    let image = Image::write(&store, config, base.as_ref())?;
+    store.add_image(&image.manifest_digest)?;
     for name in &names {
         store.tag(&name.to_string(), &image.manifest_digest)?;
     }
@@ -104,12 +127,16 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn import_tarball(store: &Store, path: PathBuf) -> anyhow::Result<DiffId> {
+fn import_files(store: &Store, path: PathBuf) -> anyhow::Result<DiffId> {
+    let importing = || format!("cannot import {}", path.display());
+    if path.is_dir() {
+        return import::directory(store, &path).with_context(importing);
+    }
     if path.as_os_str() == "-" {
         return Ok(import::tarball(store, &mut io::stdin().lock())?);
     }
     let mut file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    import::tarball(store, &mut file).with_context(|| format!("cannot import {}", path.display()))
+    import::tarball(store, &mut file).with_context(importing)
 }
 
 fn gather(args: &Args) -> anyhow::Result<Host> {

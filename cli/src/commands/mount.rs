@@ -158,7 +158,8 @@ impl What {
     }
 }
 
-fn find_image(store: &Store, text: &str) -> anyhow::Result<Image> {
+/// The image that this names.
+pub fn find_image(store: &Store, text: &str) -> anyhow::Result<Image> {
     Image::find(store, text).map_err(|error| match error.hint() {
         Some(advice) => hint(error, advice),
         None => error.into(),

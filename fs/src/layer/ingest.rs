@@ -11,7 +11,7 @@ use crate::digest::{DiffId, Hasher};
 use crate::layer::index::{Builder, Data, Extent, InvalidEntry, Node};
 use crate::layer::tar_file::TarFile;
 use crate::layer::writer::{BLOCK, Written, write_index};
-use crate::layer::{Device, INDEX_FILE, Metadata, TAR_FILE, Timestamp, Xattrs};
+use crate::layer::{Device, INDEX_FILE, Metadata, TAR_FILE, Timestamp};
 use crate::path::ImagePath;
 
 mod decompress;
@@ -34,34 +34,15 @@ use stream::{Block, Stream, StreamError};
 /// The most bytes that PAX records or a long name may take.
 const MAX_EXTENDED: u64 = 1 << 20;
 
-/// How the tar spells what is removed from the layers below.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Spelling {
-    /// As OCI layers do: `.wh.NAME`, `.wh..wh..opq`. A character device 0:0 is just that.
-    #[default]
-    Oci,
-    /// As an overlayfs upper directory does as well: character devices 0:0 and the attributes
-    /// `trusted.overlay.opaque` or `user.overlay.opaque` (Linux, Documentation/filesystems/overlayfs.rst).
-    Overlayfs,
-}
-
 /// Takes in an uncompressed tar: writes `tar` and `index` in `directory`, where neither may exist, and syncs
 /// them. Reads `tar` to its end.
 ///
 /// # Errors
 /// [`IngestError`]; then incomplete files may be left in the directory.
 pub fn ingest(tar: &mut dyn Read, directory: &Path) -> Result<Written, IngestError> {
-    ingest_as(tar, Spelling::Oci, directory)
-}
-
-/// As [`ingest`], for a tar with another spelling of whiteouts.
-///
-/// # Errors
-/// [`IngestError`].
-pub fn ingest_as(tar: &mut dyn Read, spelling: Spelling, directory: &Path) -> Result<Written, IngestError> {
     let path = directory.join(TAR_FILE);
     let file = TarFile::create(&path).map_err(|source| IngestError::Write { path, source })?;
-    ingest_to(file, tar, spelling, directory)
+    ingest_to(file, tar, directory)
 }
 
 /// As [`ingest`], but writes only `index`: the tar itself is not kept.
@@ -69,21 +50,15 @@ pub fn ingest_as(tar: &mut dyn Read, spelling: Spelling, directory: &Path) -> Re
 /// # Errors
 /// [`IngestError`].
 pub fn ingest_index(tar: &mut dyn Read, directory: &Path) -> Result<Written, IngestError> {
-    ingest_to(TarFile::unkept(), tar, Spelling::Oci, directory)
+    ingest_to(TarFile::unkept(), tar, directory)
 }
 
-fn ingest_to(
-    file: TarFile,
-    tar: &mut dyn Read,
-    spelling: Spelling,
-    directory: &Path,
-) -> Result<Written, IngestError> {
+fn ingest_to(file: TarFile, tar: &mut dyn Read, directory: &Path) -> Result<Written, IngestError> {
     let path = directory.join(TAR_FILE);
     let mut ingest = Ingest {
         stream: Stream::new(tar, file),
         tar: path.clone(),
         index: Builder::new(),
-        spelling,
         entry: None,
         entries: 0,
     };
@@ -110,7 +85,6 @@ struct Ingest<'a> {
     stream: Stream<'a>,
     tar: PathBuf,
     index: Builder,
-    spelling: Spelling,
     /// The entry at hand, or the last one.
     entry: Option<String>,
     entries: u32,
@@ -228,17 +202,8 @@ impl Ingest<'_> {
         if member.kind == Kind::HardLink {
             return self.add_hard_link(&path, &member);
         }
-        let mut metadata = member.metadata()?;
+        let metadata = member.metadata()?;
         let node = self.node(&mut member)?;
-        if self.spelling == Spelling::Overlayfs {
-            if node == Node::CharDevice(Device::default()) {
-                self.index.add_whiteout(&path)?;
-                return Ok(());
-            }
-            if take_overlayfs_marks(&mut metadata.xattrs) && node == Node::Directory {
-                self.index.add_opaque(&path)?;
-            }
-        }
         self.index.add(&path, metadata, node)?;
         Ok(())
     }
@@ -471,15 +436,6 @@ fn entry_error(name: &[u8], offset: u64, problem: Problem) -> IngestError {
 /// A name for an error, not too long to read.
 fn lossy(name: &[u8]) -> String {
     String::from_utf8_lossy(&name[..name.len().min(PATH_MAX)]).into_owned()
-}
-
-/// Removes overlayfs's own attributes; whether they make the directory opaque.
-fn take_overlayfs_marks(xattrs: &mut Xattrs) -> bool {
-    let opaque = [&b"trusted.overlay.opaque"[..], b"user.overlay.opaque"]
-        .iter()
-        .any(|name| xattrs.get(*name).is_some_and(|value| value == b"y"));
-    xattrs.retain(|name, _| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."));
-    opaque
 }
 
 fn hash_zeros(hasher: &mut Hasher, count: u64) {

@@ -1,7 +1,6 @@
 //! Writing a layer: its tar and its index together.
 //!
-//! This is the only place that spells a whiteout `.wh.` (OCI image specification, "Representing Changes"). The
-//! tar depends on what is added and on nothing else, so equal layers have equal diff IDs. How entries are
+//! The tar depends on what is added and on nothing else, so equal layers have equal diff IDs. How entries are
 //! encoded is part of the format: see `docs/format.md`.
 
 use std::fs::File;
@@ -11,6 +10,7 @@ use std::thread;
 
 use crate::digest::{DiffId, Digest, Hasher};
 use crate::layer::index::{Builder, Data, Encoded, Extent, InvalidEntry, Node};
+use crate::layer::marker::{OPAQUE, WHITEOUT};
 use crate::layer::tar_file::TarFile;
 use crate::layer::{Device, INDEX_FILE, Metadata, TAR_FILE};
 use crate::path::ImagePath;
@@ -21,10 +21,6 @@ mod tests;
 
 use header::Member;
 
-/// Beginning of the name of a whiteout.
-pub(super) const WHITEOUT: &[u8] = b".wh.";
-/// The name in a directory that makes it opaque.
-pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Size of a tar's blocks in bytes.
 pub(super) const BLOCK: u64 = 512;
 

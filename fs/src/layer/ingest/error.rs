@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::layer::index::InvalidEntry;
+use crate::layer::marker::MalformedWhiteout;
 use crate::path::InvalidPath;
 
 /// Why a tar is not taken in as a layer.
@@ -80,8 +81,8 @@ pub enum Problem {
     #[error("the name is longer than 4095 bytes")]
     LongPath,
     /// A name that begins with `.wh.` but names nothing to remove.
-    #[error("a malformed whiteout")]
-    Whiteout,
+    #[error(transparent)]
+    Whiteout(#[from] MalformedWhiteout),
     /// The target of a hard link is no path inside an image.
     #[error("the hard link's target {target:?} cannot be in a layer: {reason}")]
     LinkTarget {

@@ -1,7 +1,7 @@
 //! What a member's name says in a layer: a path, or a whiteout (OCI image specification, "Whiteouts").
 
 use super::Problem;
-use crate::layer::writer::{OPAQUE, WHITEOUT};
+use crate::layer::marker::{MalformedWhiteout, Marker, WHITEOUT};
 use crate::path::{ImagePath, InvalidPath};
 
 /// The longest path in bytes that Linux takes (`PATH_MAX` counts the NUL).
@@ -36,22 +36,20 @@ pub(super) fn place(name: &[u8]) -> Result<Place, Problem> {
             .map_err(Problem::Path);
     };
     let directory = components[..at].join(&b'/');
-    let marker = components[at];
     let last = at + 1 == components.len();
-    if marker == OPAQUE && last {
-        let directory = ImagePath::from_member(&directory).map_err(Problem::Path)?;
-        return Ok(Place::Opaque(directory));
+    match Marker::of(components[at])? {
+        Some(Marker::Ignored) => Ok(Place::Ignored),
+        Some(Marker::Opaque) if last => ImagePath::from_member(&directory)
+            .map(Place::Opaque)
+            .map_err(Problem::Path),
+        Some(Marker::Whiteout(removed)) if last => {
+            let slash = &b"/"[usize::from(directory.is_empty())..];
+            ImagePath::from_member(&[&directory, slash, removed].concat())
+                .map(Place::Whiteout)
+                .map_err(Problem::Path)
+        }
+        _ => Err(MalformedWhiteout.into()),
     }
-    let removed = &marker[WHITEOUT.len()..];
-    if removed.starts_with(WHITEOUT) && marker != OPAQUE {
-        return Ok(Place::Ignored);
-    }
-    if !last || matches!(removed, b"" | b"." | b"..") {
-        return Err(Problem::Whiteout);
-    }
-    ImagePath::from_member(&[&directory, &b"/"[usize::from(directory.is_empty())..], removed].concat())
-        .map(Place::Whiteout)
-        .map_err(Problem::Path)
 }
 
 #[cfg(test)]
@@ -95,7 +93,10 @@ mod tests {
             ".wh.x/y",
             ".wh..wh..opq/x",
         ] {
-            assert!(matches!(place(name.as_bytes()), Err(Problem::Whiteout)), "{name}");
+            assert!(
+                matches!(place(name.as_bytes()), Err(Problem::Whiteout(_))),
+                "{name}"
+            );
         }
         for name in ["/a", "a/../b", "../.wh.x", "a\0b", &"x".repeat(256)] {
             assert!(matches!(place(name.as_bytes()), Err(Problem::Path(_))), "{name}");
