@@ -32,6 +32,7 @@ pub mod http;
 pub mod ignore;
 pub mod image;
 pub mod import;
+pub mod lazy;
 pub mod ledger;
 pub mod lint;
 pub mod op;

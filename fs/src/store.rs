@@ -31,6 +31,7 @@ mod images;
 mod layers;
 mod layout;
 pub mod lease;
+mod remote;
 #[cfg(test)]
 mod tests;
 mod uppers;
@@ -43,6 +44,7 @@ pub use fsck::{FsckOptions, FsckReport, Problem};
 pub use gc::{Policy, Pruned, Reach, ReachError, Space, Usage};
 pub use images::ImageRecord;
 pub use lease::Lease;
+pub use remote::RemoteDirectory;
 pub use uppers::{UpperBase, UpperRecord};
 pub use work::WorkDir;
 

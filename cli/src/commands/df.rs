@@ -34,7 +34,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn parts(usage: &Usage) -> [(&'static str, Space); 7] {
+fn parts(usage: &Usage) -> [(&'static str, Space); 8] {
     [
         ("Layers", usage.layers),
         ("Blobs", usage.blobs),
@@ -42,6 +42,7 @@ fn parts(usage: &Usage) -> [(&'static str, Space); 7] {
         ("Cache mounts", usage.cache_mounts),
         ("Uppers", usage.uppers),
         ("Records of builds", usage.builds),
+        ("Read from registries", usage.remote),
         ("Work in progress", usage.work),
     ]
 }

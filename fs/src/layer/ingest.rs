@@ -18,6 +18,7 @@ mod decompress;
 mod error;
 mod extended;
 mod header;
+mod listing;
 mod name;
 mod sparse;
 mod stream;
@@ -28,6 +29,7 @@ pub use decompress::decompress;
 pub use error::{IngestError, Problem};
 use extended::Extended;
 use header::{Header, Kind};
+pub use listing::Listing;
 use name::{PATH_MAX, Place};
 use stream::{Block, Stream, StreamError};
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::builds::{self, Keep};
-use super::{Store, StoreError, uppers, work};
+use super::{Store, StoreError, remote, uppers, work};
 use crate::digest::{DiffId, Digest};
 use crate::layer::Timestamp;
 
@@ -55,6 +55,8 @@ pub struct Pruned {
     pub blobs: Vec<Digest>,
     /// Directories of `--mount=type=cache`.
     pub cache_mounts: u64,
+    /// What is known of layers in registries.
+    pub remote: Space,
     /// Bytes on disk that this frees.
     pub bytes: u64,
 }
@@ -85,6 +87,8 @@ pub struct Usage {
     pub uppers: Space,
     /// What is known of earlier builds.
     pub builds: Space,
+    /// What is known of layers in registries, and what was read of them.
+    pub remote: Space,
     /// Scratch uppers, half-written things of live processes, and blobs that came in part.
     pub work: Space,
 }
@@ -140,6 +144,7 @@ impl Store {
         };
         pruned.bytes += self.forget_builds(&keep, policy.dry_run)?;
         self.remove_downloads(policy, &mut pruned)?;
+        self.prune_remote(policy, &mut pruned)?;
         if !policy.keep_cache_mounts {
             self.remove_cache_mounts(policy.dry_run, &mut pruned)?;
         }
@@ -305,6 +310,7 @@ impl Store {
         let (count, bytes) = self.with_catalog(|catalog| catalog.cache_size())?;
         usage.cache = Space { count, bytes };
         usage.cache_mounts = on_disk(&self.cache_mounts())?;
+        usage.remote = on_disk(&self.root.join(remote::DIRECTORY))?;
         usage.uppers = on_disk(&self.root.join(uppers::DIRECTORY))?;
         usage.builds = on_disk(&self.root.join(builds::DIRECTORY))?;
         usage.work = on_disk(&self.root.join(work::DIRECTORY))?;
