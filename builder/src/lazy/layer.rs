@@ -16,7 +16,7 @@ use super::bytes::RemoteBytes;
 use super::chunk::Chunks;
 use super::pass::{Kind, Pass, SPACING};
 use super::toc::{self, TocError};
-use super::{LazyError, Notice};
+use super::{LazyError, Notice, Notify};
 
 /// Name of the list of chunks within a layer's directory.
 const CHUNKS: &str = "chunks";
@@ -44,7 +44,7 @@ pub(super) fn open(
     store: &Store,
     layer: &Described<'_>,
     blob: Box<dyn Blob>,
-    notify: &(dyn Fn(Notice) + Sync),
+    notify: Notify<'_>,
 ) -> Result<Arc<Layer>, LazyError> {
     if store.has_layer(&layer.diff_id) {
         return Ok(store.layer(&layer.diff_id)?);
@@ -93,7 +93,7 @@ fn make(
     store: &Store,
     layer: &Described<'_>,
     blob: &dyn Blob,
-    notify: &(dyn Fn(Notice) + Sync),
+    notify: Notify<'_>,
 ) -> Result<Made, LazyError> {
     let work = store.work_dir()?;
     match by_table(layer, blob, &work) {
