@@ -56,6 +56,8 @@ pub enum Event {
     Started(StepNumber),
     /// A step's command wrote something: pieces of any size, not whole lines.
     Output(StepNumber, Stream, Vec<u8>),
+    /// A step has failed, and why. Its end follows.
+    Error(StepNumber, String),
     /// A step has ended.
     Finished(StepNumber, Outcome, Duration),
 }

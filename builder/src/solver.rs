@@ -101,6 +101,23 @@ pub enum StepError {
     Stopped,
 }
 
+impl StepError {
+    /// The error with its causes, on one line.
+    pub fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            let more = inner.to_string();
+            // Some repeat their cause in their own text.
+            if !text.ends_with(&more) {
+                text = format!("{text}: {more}");
+            }
+            cause = inner.source();
+        }
+        text
+    }
+}
+
 fn failure(command: &str, exit: Exit) -> String {
     let command = beginning(command);
     match exit {
@@ -410,7 +427,10 @@ impl Solver<'_> {
         let outcome = match &result {
             Ok((_, outcome)) => *outcome,
             Err(_) if self.stop.is_stopped() => Outcome::Canceled,
-            Err(_) => Outcome::Failed,
+            Err(error) => {
+                (self.listener)(Event::Error(number, error.in_full()));
+                Outcome::Failed
+            }
         };
         let elapsed = begin.elapsed();
         self.ledger.ended(number, outcome, elapsed);

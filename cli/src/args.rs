@@ -11,6 +11,7 @@ use crate::commands::{
     mounts, prune, rmi, run, save, tag, umount, upper, version,
 };
 use crate::config::Context;
+use crate::diagnostic::RUN_FAILED;
 
 /// Container images as filesystems: build, mount and inspect without root or a daemon.
 #[derive(Debug, Parser)]
@@ -164,8 +165,7 @@ impl Command {
     /// The exit status when the command itself fails.
     pub fn failure_code(&self) -> u8 {
         match self {
-            // What the command itself exits with goes up to 124 and from 126 on: see docker-run(1).
-            Self::Run(_) => 125,
+            Self::Run(_) => RUN_FAILED,
             _ => 1,
         }
     }

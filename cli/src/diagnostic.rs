@@ -6,15 +6,19 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use clap::CommandFactory as _;
 use mica_builder::archive::{LoadError, SaveError};
 use mica_builder::image::ImageError;
 use mica_builder::import::{HostError, ImportError};
 use mica_builder::reference::InvalidReference;
 
-use crate::args::ColorChoice;
+use crate::args::{Cli, ColorChoice};
 
 /// The exit status after the reader of our stdout went away: what a shell reports of a program that SIGPIPE ended.
 pub const BROKEN_PIPE: u8 = 128 + 13;
+
+/// The exit status of `run` when mica itself fails: what the command exits with goes up to 124 and from 126 on.
+pub const RUN_FAILED: u8 = 125;
 
 /// The exit status after arguments that make no sense.
 const USAGE: u8 = 2;
@@ -56,8 +60,19 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be told to someone who closed stdout or stderr.
     let _ = error.print();
     match error.use_stderr() {
-        true => USAGE.into(),
+        true => usage_code().into(),
         false => ExitCode::SUCCESS,
+    }
+}
+
+/// The exit status after wrong arguments: `run` leaves the small ones to the command that it runs, as docker-run(1)
+/// does.
+fn usage_code() -> u8 {
+    let lenient = Cli::command().ignore_errors(true);
+    let found = lenient.try_get_matches();
+    match found.is_ok_and(|matches| matches.subcommand_name() == Some("run")) {
+        true => RUN_FAILED,
+        false => USAGE,
     }
 }
 

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Err(error) => {
             diagnostic::report(&error);
             signals::exit_status()
-                .or(diagnostic::exit_code(&error))
+                .or(diagnostic::exit_code(&error).filter(|_| failure != diagnostic::RUN_FAILED))
                 .unwrap_or(failure)
                 .into()
         }

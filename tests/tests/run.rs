@@ -154,6 +154,21 @@ fn changes_are_thrown_away() {
 }
 
 #[test]
+fn a_wrong_argument_of_run_is_no_status_of_the_command() {
+    let Some(scene) = Scene::with_base() else { return };
+    let outcome = scene.mica(["run", "--rm", "base", "sh", "-c", "exit 2"]).run();
+    assert_eq!(outcome.status.code(), Some(2));
+    for args in [
+        &["--nonsense"][..],
+        &["-v", "x", "base"],
+        &["--memory", "x", "base"],
+    ] {
+        scene.mica(["--color", "never", "run"]).args(args).exits(125);
+    }
+    scene.mica(["images", "--nonsense", "run"]).exits(2);
+}
+
+#[test]
 fn a_signal_reaches_the_command() {
     let Some(scene) = Scene::with_base() else { return };
     scene.mkdir("v");

@@ -24,6 +24,7 @@ struct State {
     rest: Vec<u8>,
     /// The last lines, for the case that the step fails.
     last: VecDeque<String>,
+    error: String,
 }
 
 /// How many lines of a step that failed are shown again: those of others may have come between.
@@ -41,6 +42,7 @@ impl Plain {
                         begin: Instant::now(),
                         rest: Vec::new(),
                         last: VecDeque::new(),
+                        error: String::new(),
                         planned,
                     };
                     (state.planned.number, state)
@@ -60,6 +62,11 @@ impl Plain {
                 state.rest.extend_from_slice(&bytes);
                 write(&state.lines(false));
             }
+            Event::Error(number, error) => {
+                if let Some(state) = steps.get_mut(&number) {
+                    state.error = error;
+                }
+            }
             Event::Finished(number, outcome, elapsed) => {
                 let Some(state) = steps.get_mut(&number) else {
                     return;
@@ -67,7 +74,7 @@ impl Plain {
                 let end = match outcome {
                     Outcome::Cached => "CACHED".to_owned(),
                     Outcome::Done => format!("DONE {:.1}s", elapsed.as_secs_f64()),
-                    Outcome::Failed => "ERROR".to_owned(),
+                    Outcome::Failed => format!("ERROR: {}", printable(&state.error)),
                     Outcome::Canceled => "CANCELED".to_owned(),
                 };
                 let rest = state.lines(true);
@@ -168,7 +175,7 @@ impl Tail {
                     write(&String::from_utf8_lossy(&kept));
                 }
             }
-            Event::Plan(_) | Event::Started(_) => {}
+            Event::Plan(_) | Event::Started(_) | Event::Error(..) => {}
         }
     }
 }

@@ -20,6 +20,7 @@ struct Step {
     digest: Digest,
     name: String,
     started: String,
+    error: String,
 }
 
 impl RawJson {
@@ -50,6 +51,12 @@ impl RawJson {
                 let data = base64(&bytes);
                 json!({ "logs": [{ "vertex": step.digest, "stream": stream, "data": data, "timestamp": now }] })
             }
+            Event::Error(number, error) => {
+                if let Some(step) = steps.get_mut(&number) {
+                    step.error = error;
+                }
+                return;
+            }
             Event::Finished(number, outcome, _) => {
                 let Some(step) = steps.get(&number) else { return };
                 let mut vertex = step.vertex();
@@ -57,7 +64,7 @@ impl RawJson {
                 match outcome {
                     Outcome::Cached => vertex["cached"] = json!(true),
                     Outcome::Done => {}
-                    Outcome::Failed => vertex["error"] = json!("the step failed"),
+                    Outcome::Failed => vertex["error"] = json!(step.error),
                     Outcome::Canceled => vertex["error"] = json!("canceled"),
                 }
                 json!({ "vertexes": [vertex] })
@@ -80,6 +87,7 @@ impl Step {
             digest: Digest::of(format!("{} {name}", planned.number.0).as_bytes()),
             name,
             started: String::new(),
+            error: String::new(),
         }
     }
 

@@ -116,7 +116,8 @@ impl Picture {
                 let above = self.finished(number, outcome, elapsed);
                 self.redraw(&above);
             }
-            Event::Started(_) | Event::Finished(..) => {}
+            // The error is shown after the picture, with its line.
+            Event::Started(_) | Event::Finished(..) | Event::Error(..) => {}
         }
     }
 

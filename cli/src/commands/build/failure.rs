@@ -18,17 +18,7 @@ pub(super) fn failure(error: Error, source: &DockerfileSource) -> anyhow::Error 
             span, source: step, ..
         }) => {
             let advice = step_hint(&step);
-            let mut message = step.to_string();
-            let mut cause = std::error::Error::source(&step);
-            while let Some(inner) = cause {
-                let text = inner.to_string();
-                if !message.ends_with(&text) {
-                    message.push_str(": ");
-                    message.push_str(&text);
-                }
-                cause = inner.source();
-            }
-            let shown = ParseError::new(span, message);
+            let shown = ParseError::new(span, step.in_full());
             source.error(&match advice {
                 Some(advice) => shown.with_hint(advice),
                 None => shown,
