@@ -69,8 +69,8 @@ pub enum Body<'a> {
     None,
     /// These bytes.
     Bytes(&'a [u8]),
-    /// So many bytes of a stream, which must have them. They cannot be sent twice.
-    Stream(&'a mut dyn Read, u64),
+    /// So many bytes of a stream, which must have them, or else all that it has. They cannot be sent twice.
+    Stream(&'a mut dyn Read, Option<u64>),
 }
 
 /// One request.
@@ -191,7 +191,9 @@ impl Client {
             Body::None => agent.run(head.body(()).map_err(http)?),
             Body::Bytes(bytes) => agent.run(head.body(bytes).map_err(http)?),
             Body::Stream(from, length) => {
-                head = head.header("content-length", length);
+                if let Some(length) = length {
+                    head = head.header("content-length", length);
+                }
                 agent.run(head.body(SendBody::from_reader(from)).map_err(http)?)
             }
         };

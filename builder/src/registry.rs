@@ -23,6 +23,7 @@ mod manifest;
 mod session;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 pub use blob::Blob;
 pub use config::Config;
@@ -33,6 +34,7 @@ pub use error::{Complaint, RegistryError};
 pub use manifest::{FetchedManifest, ManifestName};
 use session::Connection;
 pub use session::{Call, Target};
+pub use upload::{Begun, Content, Mounted, UploadError};
 
 /// What a client is told.
 #[derive(Clone, Debug, Default)]

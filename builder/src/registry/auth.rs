@@ -142,6 +142,7 @@ impl Client {
                 status,
                 complaints: complaints(&body),
                 has_login: ask.login.is_some(),
+                retry_after: None,
             });
         }
         let token = read

@@ -1,6 +1,7 @@
 //! What can go wrong with a registry.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mica_fs::digest::Digest;
 use serde::Deserialize;
@@ -48,6 +49,8 @@ pub enum RegistryError {
         complaints: Vec<Complaint>,
         /// Whether credentials were sent.
         has_login: bool,
+        /// How long the registry asks to be left alone.
+        retry_after: Option<Duration>,
     },
     /// Not what the distribution specification says.
     #[error("{about}: {server} gave an answer that makes no sense: {reason}")]

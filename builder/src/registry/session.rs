@@ -330,7 +330,7 @@ impl Session<'_> {
     }
 
     fn refusal(&self, about: &str, response: Response) -> RegistryError {
-        let status = response.status;
+        let (status, retry_after) = (response.status, response.retry_after());
         let server = response.url.host.clone();
         let mut body = Vec::new();
         // What cannot be read says nothing.
@@ -341,6 +341,7 @@ impl Session<'_> {
             status,
             complaints: complaints(&body),
             has_login: self.has_login.get(),
+            retry_after,
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) const FILE: &str = "mica.db";
 
 /// The statements that lead from each version of the schema to the next. `user_version` counts those that were
 /// run.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE images (
         manifest   TEXT PRIMARY KEY,
@@ -47,6 +47,15 @@ const MIGRATIONS: [&str; 2] = [
         registry   TEXT NOT NULL,
         repository TEXT NOT NULL,
         PRIMARY KEY (digest, registry, repository)
+    ) WITHOUT ROWID;
+",
+    "
+    CREATE TABLE compressed (
+        diff_id TEXT NOT NULL,
+        coding  TEXT NOT NULL,
+        digest  TEXT NOT NULL,
+        size    INTEGER NOT NULL,
+        PRIMARY KEY (diff_id, coding)
     ) WITHOUT ROWID;
 ",
 ];
@@ -291,6 +300,51 @@ impl Catalog {
         self.write(|t| {
             blobs.iter().try_for_each(|blob| {
                 t.execute("DELETE FROM blob_sources WHERE digest = ?1", [blob.to_string()])
+                    .map(drop)
+            })
+        })
+    }
+
+    /// Notes what a layer becomes when it is compressed.
+    pub(super) fn add_compressed(
+        &mut self,
+        layer: &DiffId,
+        coding: &str,
+        (digest, size): (Digest, u64),
+    ) -> Result<(), StoreError> {
+        self.write(|t| {
+            t.execute(
+                "INSERT OR REPLACE INTO compressed (diff_id, coding, digest, size) VALUES (?1, ?2, ?3, ?4)",
+                params![layer.to_string(), coding, digest.to_string(), size.cast_signed()],
+            )
+            .map(drop)
+        })
+    }
+
+    pub(super) fn compressed(
+        &self,
+        layer: &DiffId,
+        coding: &str,
+    ) -> Result<Option<(Digest, u64)>, StoreError> {
+        self.read(|c| {
+            c.prepare_cached("SELECT digest, size FROM compressed WHERE diff_id = ?1 AND coding = ?2")?
+                .query_row([layer.to_string().as_str(), coding], |row| {
+                    Ok((digest(row, 0)?, row.get::<_, i64>(1)?.unsigned_abs()))
+                })
+                .optional()
+        })
+    }
+
+    /// Forgets what these layers become, and where that is.
+    pub(super) fn remove_compressed(&mut self, layers: &[DiffId]) -> Result<(), StoreError> {
+        self.write(|t| {
+            layers.iter().try_for_each(|layer| {
+                let layer = layer.to_string();
+                t.execute(
+                    "DELETE FROM blob_sources WHERE digest IN (SELECT digest FROM compressed WHERE diff_id = ?1)",
+                    [&layer],
+                )?;
+                t.execute("DELETE FROM compressed WHERE diff_id = ?1", [&layer])
                     .map(drop)
             })
         })

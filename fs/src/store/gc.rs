@@ -136,6 +136,9 @@ impl Store {
         if !policy.dry_run && !pruned.blobs.is_empty() {
             self.with_catalog(|catalog| catalog.remove_sources(&pruned.blobs))?;
         }
+        if !policy.dry_run && !pruned.layers.is_empty() {
+            self.with_catalog(|catalog| catalog.remove_compressed(&pruned.layers))?;
+        }
         self.remove_context_files(policy, &mut pruned)?;
         let keep = Keep {
             builds: usize::MAX,

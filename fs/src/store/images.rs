@@ -119,6 +119,28 @@ impl Store {
         self.with_catalog(|catalog| catalog.sources(blob, registry))
     }
 
+    /// Notes the digest and the size that a layer has when it is compressed by `coding`, so that it need not be
+    /// compressed to know whether it is somewhere.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`] and [`StoreError::Full`].
+    pub fn note_compressed(
+        &self,
+        layer: &DiffId,
+        coding: &str,
+        blob: (Digest, u64),
+    ) -> Result<(), StoreError> {
+        self.with_catalog(|catalog| catalog.add_compressed(layer, coding, blob))
+    }
+
+    /// The digest and the size of a compressed layer, if it was compressed so before.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`].
+    pub fn compressed(&self, layer: &DiffId, coding: &str) -> Result<Option<(Digest, u64)>, StoreError> {
+        self.with_catalog(|catalog| catalog.compressed(layer, coding))
+    }
+
     /// Changes the catalog and writes `index.json` accordingly.
     pub(super) fn change_images<T>(
         &self,
