@@ -171,19 +171,18 @@ impl Image {
     }
 
     fn by_name(store: &Store, reference: &Reference) -> Result<Option<(Self, Selected)>, ImageError> {
+        let name = reference.stored();
+        if let Some(manifest) = store.resolve(&name)? {
+            return Ok(Some((Self::load(store, &manifest)?, Selected::Name(name))));
+        }
         if let Some(digest) = reference.digest() {
             // The digest says what is meant, whatever its name became since.
             let known = store.images()?.iter().any(|record| record.manifest == digest);
-            return match known {
-                true => Ok(Some((Self::load(store, &digest)?, Selected::Id))),
-                false => Ok(None),
-            };
+            if known {
+                return Ok(Some((Self::load(store, &digest)?, Selected::Id)));
+            }
         }
-        let name = reference.to_string();
-        match store.resolve(&name)? {
-            Some(manifest) => Ok(Some((Self::load(store, &manifest)?, Selected::Name(name)))),
-            None => Ok(None),
-        }
+        Ok(None)
     }
 
     fn by_id(store: &Store, text: &str, prefix: &str) -> Result<Option<Self>, ImageError> {

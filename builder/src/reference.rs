@@ -152,6 +152,14 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
+    /// The name by which a store knows what is meant: beside a digest a tag says nothing.
+    pub fn stored(&self) -> String {
+        match self.digest {
+            Some(digest) => format!("{}@{digest}", self.repository()),
+            None => self.to_string(),
+        }
+    }
+
     /// The repository as people write it: `busybox`.
     pub fn familiar_repository(&self) -> String {
         if self.domain != DEFAULT_DOMAIN {

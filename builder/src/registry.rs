@@ -19,6 +19,7 @@ pub mod config;
 pub mod credentials;
 mod endpoint;
 mod error;
+mod image;
 mod manifest;
 mod session;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use credentials::Login;
 pub use credentials::{Credentials, Password};
 pub use endpoint::Endpoint;
 pub use error::{Complaint, RegistryError};
+pub use image::{RemoteImage, RemoteImageError};
 pub use manifest::{FetchedManifest, ManifestName};
 use session::Connection;
 pub use session::{Call, Target};
@@ -45,6 +47,8 @@ pub struct Settings {
     pub credentials: Credentials,
     /// The directories `certs.d`.
     pub certificates: Vec<PathBuf>,
+    /// A directory with certificates for every registry, in place of those (`--cert-dir`).
+    pub only_certificates: Option<PathBuf>,
 }
 
 impl Settings {
@@ -63,6 +67,7 @@ impl Settings {
             config: Config::read(&variable)?,
             credentials: Credentials::of_user(authfile, &variable),
             certificates: certificates::directories(&variable),
+            only_certificates: None,
         })
     }
 }
@@ -133,7 +138,7 @@ impl Client {
         if let Some(known) = connections.get(&key) {
             return Ok(known.clone());
         }
-        let mut trust = certificates::trust(&self.shared.settings.certificates, registry)?;
+        let mut trust = certificates::trust(&self.shared.settings, registry)?;
         if insecure {
             trust.verify_nothing();
         }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    build, cat, commit, cp, df, diff, doctor, fsck, history, images, import, inspect, load, ls, mount,
-    mounts, prune, rmi, run, save, tag, umount, upper, version,
+    build, cat, commit, cp, df, diff, doctor, fsck, history, images, import, inspect, load, login, logout,
+    ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper, version,
 };
 use crate::config::Context;
 use crate::diagnostic::RUN_FAILED;
@@ -97,6 +97,9 @@ pub enum ColorChoice {
 pub enum Command {
     Build(Box<build::Args>),
     Run(run::Args),
+    Pull(pull::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     Images(images::Args),
     History(history::Args),
     Inspect(inspect::Args),
@@ -135,6 +138,9 @@ impl Command {
         match self {
             Self::Build(args) => build::run(&args, context),
             Self::Run(args) => run::run(args, context),
+            Self::Pull(args) => pull::run(args, context),
+            Self::Login(args) => login::run(args, context),
+            Self::Logout(args) => logout::run(args, context),
             Self::Images(args) => images::run(args, context),
             Self::History(args) => history::run(args, context),
             Self::Inspect(args) => inspect::run(args, context),

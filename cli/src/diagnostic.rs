@@ -150,6 +150,17 @@ pub fn is_stdout_closed(error: &anyhow::Error) -> bool {
     })
 }
 
+/// Writes a warning to stderr.
+pub fn warn(text: &str) {
+    let (yellow, reset) = match wants_color(io::stderr().is_terminal()) {
+        true => ("\x1b[1;33m", "\x1b[0m"),
+        false => ("", ""),
+    };
+    let line = format!("mica: {yellow}warning:{reset} {text}\n");
+    // If stderr is closed there is nobody to tell.
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
 /// Writes an error to stderr.
 pub fn report(error: &anyhow::Error) {
     let color = wants_color(io::stderr().is_terminal());

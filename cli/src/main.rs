@@ -15,6 +15,8 @@ mod config;
 mod diagnostic;
 mod location;
 mod progress;
+mod prompt;
+mod registries;
 mod render;
 mod signals;
 mod volume;

@@ -7,6 +7,7 @@ use mica_builder::event::Event;
 
 mod plain;
 mod rawjson;
+pub mod transfer;
 mod tty;
 
 /// How progress is shown.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::RegistryError;
+use super::{RegistryError, Settings};
 use crate::http::Trust;
 
 /// The directories `certs.d` of the system and of the user.
@@ -22,9 +22,14 @@ pub(super) fn directories(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Pat
 }
 
 /// What the directories have for a registry.
-pub(super) fn trust(directories: &[PathBuf], registry: &str) -> Result<Trust, RegistryError> {
+pub(super) fn trust(settings: &Settings, registry: &str) -> Result<Trust, RegistryError> {
     let mut trust = Trust::default();
-    for directory in directories {
+    if let Some(only) = &settings.only_certificates {
+        fs::read_dir(only).map_err(|e| failed(only, e.to_string()))?;
+        add(&mut trust, only)?;
+        return Ok(trust);
+    }
+    for directory in &settings.certificates {
         add(&mut trust, &directory.join(registry))?;
     }
     Ok(trust)

@@ -261,13 +261,13 @@ fn line(text: &str, end: &str, width: usize) -> String {
 }
 
 /// The size of the terminal in characters.
-struct Size {
-    rows: usize,
-    columns: usize,
+pub(super) struct Size {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 /// The terminal's size, or what is usual where it cannot be told; never less than what a picture needs.
-fn size() -> Size {
+pub(super) fn size() -> Size {
     let size = mica_builder::sandbox::terminal::Size::of(std::io::stderr()).unwrap_or_default();
     let or = |number: u16, usual: usize, least: usize| match usize::from(number) {
         0 => usual,
