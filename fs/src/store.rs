@@ -22,6 +22,7 @@ use crate::layer::Layer;
 
 mod blobs;
 mod builds;
+mod cache;
 mod catalog;
 mod downloads;
 mod error;
@@ -37,6 +38,7 @@ mod tests;
 mod uppers;
 mod work;
 
+pub use cache::Lineage;
 use catalog::Catalog;
 pub use downloads::Download;
 pub use error::StoreError;

@@ -10,14 +10,16 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::layout::Descriptor;
 use super::{StoreError, VERSION_FILE};
-use crate::digest::{DiffId, Digest};
+use crate::digest::Digest;
 use crate::layer::Timestamp;
+
+mod cache;
 
 pub(super) const FILE: &str = "mica.db";
 
 /// The statements that lead from each version of the schema to the next. `user_version` counts those that were
 /// run.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE images (
         manifest   TEXT PRIMARY KEY,
@@ -58,12 +60,23 @@ const MIGRATIONS: [&str; 3] = [
         PRIMARY KEY (diff_id, coding)
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE traces (
+        digest TEXT PRIMARY KEY,
+        trace  BLOB NOT NULL
+    );
+    ALTER TABLE cache ADD COLUMN command TEXT;
+    ALTER TABLE cache ADD COLUMN step TEXT;
+    ALTER TABLE cache ADD COLUMN trace TEXT REFERENCES traces (digest);
+    ALTER TABLE cache ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX cache_by_command ON cache (command, made);
+    CREATE INDEX cache_by_step ON cache (step, made);
+    CREATE INDEX cache_by_trace ON cache (trace);
+",
 ];
 
 /// How long to wait for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The use of a cache record is noted at most once in this time, so that a hit writes nothing.
-const USE_GRAIN: i64 = 3_600;
 
 pub(super) struct Catalog {
     path: PathBuf,
@@ -75,13 +88,6 @@ pub(super) struct ImageRow {
     pub(super) descriptor: Descriptor,
     pub(super) added: Timestamp,
     pub(super) names: Vec<String>,
-}
-
-/// A row of the cache.
-pub(super) struct CacheRow {
-    pub(super) key: Digest,
-    pub(super) used: i64,
-    pub(super) layers: Vec<DiffId>,
 }
 
 impl Catalog {
@@ -199,73 +205,6 @@ impl Catalog {
         })
     }
 
-    /// A cache record with the layers it names.
-    pub(super) fn cache_get(&mut self, key: &Digest) -> Result<Option<(String, Vec<DiffId>)>, StoreError> {
-        let text = key.to_string();
-        let found = self.read(|c| {
-            let row = c
-                .prepare_cached("SELECT record, used FROM cache WHERE key = ?1")?
-                .query_row([&text], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            row.map(|(record, used): (String, i64)| Ok((record, used, layers_of(c, &text)?)))
-                .transpose()
-        })?;
-        let Some((record, used, layers)) = found else {
-            return Ok(None);
-        };
-        let now = Timestamp::now().seconds;
-        if now - used > USE_GRAIN {
-            self.write(|t| t.execute("UPDATE cache SET used = ?2 WHERE key = ?1", params![text, now]))?;
-        }
-        Ok(Some((record, layers)))
-    }
-
-    pub(super) fn cache_put(
-        &mut self,
-        key: &Digest,
-        record: &str,
-        layers: &[DiffId],
-    ) -> Result<(), StoreError> {
-        let key = key.to_string();
-        self.write(|t| {
-            t.execute("DELETE FROM cache WHERE key = ?1", [&key])?;
-            t.execute(
-                "INSERT INTO cache (key, record, used) VALUES (?1, ?2, ?3)",
-                params![key, record, Timestamp::now().seconds],
-            )?;
-            for layer in layers {
-                t.execute(
-                    "INSERT OR IGNORE INTO cache_layers (key, diff_id) VALUES (?1, ?2)",
-                    params![key, layer.to_string()],
-                )?;
-            }
-            Ok(())
-        })
-    }
-
-    /// All cache records, the last used first.
-    pub(super) fn cache(&self) -> Result<Vec<CacheRow>, StoreError> {
-        self.read(|c| {
-            c.prepare("SELECT key, used FROM cache ORDER BY used DESC, key")?
-                .query_map([], |row| Ok((row.get(0)?, digest(row, 0)?, row.get(1)?)))?
-                .map(|row| {
-                    let (text, key, used): (String, _, _) = row?;
-                    let layers = layers_of(c, &text)?;
-                    Ok(CacheRow { key, used, layers })
-                })
-                .collect()
-        })
-    }
-
-    pub(super) fn cache_remove(&mut self, keys: &[Digest]) -> Result<(), StoreError> {
-        self.write(|t| {
-            keys.iter().try_for_each(|key| {
-                t.execute("DELETE FROM cache WHERE key = ?1", [key.to_string()])
-                    .map(drop)
-            })
-        })
-    }
-
     /// Notes which repository has blobs.
     pub(super) fn add_sources(
         &mut self,
@@ -349,22 +288,6 @@ impl Catalog {
             })
         })
     }
-
-    /// The number of cache records and the bytes of their text.
-    pub(super) fn cache_size(&self) -> Result<(u64, u64), StoreError> {
-        self.read(|c| {
-            c.query_row(
-                "SELECT count(*), coalesce(sum(length(record)), 0) FROM cache",
-                [],
-                |row| {
-                    Ok((
-                        row.get::<_, i64>(0)?.unsigned_abs(),
-                        row.get::<_, i64>(1)?.unsigned_abs(),
-                    ))
-                },
-            )
-        })
-    }
 }
 
 /// The newest version of the schema.
@@ -399,27 +322,16 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 }
 
 fn insert_image(t: &Transaction<'_>, descriptor: &Descriptor, added: Timestamp) -> rusqlite::Result<()> {
-    let nanoseconds = added
-        .seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(i64::from(added.nanoseconds));
     t.execute(
         "INSERT OR IGNORE INTO images (manifest, media_type, size, added) VALUES (?1, ?2, ?3, ?4)",
         params![
             descriptor.digest.to_string(),
             descriptor.media_type,
             descriptor.size.cast_signed(),
-            nanoseconds
+            nanoseconds(added)
         ],
     )?;
     Ok(())
-}
-
-fn layers_of(connection: &Connection, key: &str) -> rusqlite::Result<Vec<DiffId>> {
-    connection
-        .prepare_cached("SELECT diff_id FROM cache_layers WHERE key = ?1")?
-        .query_map([key], |row| digest(row, 0).map(DiffId))?
-        .collect()
 }
 
 fn digest(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Digest> {
@@ -427,6 +339,11 @@ fn digest(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     text.parse().map_err(|e| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
     })
+}
+
+fn nanoseconds(time: Timestamp) -> i64 {
+    let seconds = time.seconds.saturating_mul(1_000_000_000);
+    seconds.saturating_add(i64::from(time.nanoseconds))
 }
 
 fn time(nanoseconds: i64) -> Timestamp {

@@ -1,4 +1,4 @@
-//! Images, their names, and the cache's records.
+//! Images and their names.
 //!
 //! The names stand twice: in the catalog, and in `index.json` for other tools, which is written anew after each
 //! change of the catalog and under the same lock.
@@ -8,7 +8,7 @@ use std::fs::File;
 use super::catalog::Catalog;
 use super::layout::{self, Descriptor};
 use super::{Store, StoreError};
-use crate::digest::{DiffId, Digest};
+use crate::digest::Digest;
 use crate::layer::Timestamp;
 
 /// The most bytes a manifest may have; registries allow 4 MiB (OCI distribution specification, "Pushing
@@ -82,24 +82,6 @@ impl Store {
             added: row.added,
         });
         Ok(records.collect())
-    }
-
-    /// The cache record of that key. `None` also if a layer that it names is gone.
-    ///
-    /// # Errors
-    /// [`StoreError::Catalog`].
-    pub fn cache_get(&self, key: &Digest) -> Result<Option<String>, StoreError> {
-        let found = self.with_catalog(|catalog| catalog.cache_get(key))?;
-        Ok(found
-            .and_then(|(record, layers)| layers.iter().all(|layer| self.has_layer(layer)).then_some(record)))
-    }
-
-    /// Stores a cache record, in place of one that has the same key. The layers stay as long as the record.
-    ///
-    /// # Errors
-    /// [`StoreError::Catalog`] and [`StoreError::Full`].
-    pub fn cache_put(&self, key: &Digest, record: &str, layers: &[DiffId]) -> Result<(), StoreError> {
-        self.with_catalog(|catalog| catalog.cache_put(key, record, layers))
     }
 
     /// Notes that a repository of a registry has these blobs, so that they need not be sent there again. It may have

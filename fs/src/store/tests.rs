@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::digest::Digest;
+use crate::layer::Timestamp;
 use crate::layer::writer::{LayerWriter, NewNode};
 use crate::layer::{INDEX_FILE, Metadata, TAR_FILE};
 use crate::path::ImagePath;
@@ -554,4 +555,77 @@ fn prune_takes_the_cache_mounts_that_nobody_uses() {
     assert!(pruned.cache_mounts == 1 && pruned.bytes > 0);
     assert!(used.join("0/file").exists() && !free.exists());
     assert!(work_is_empty(&store) && store.has_cache_mounts().expect("read"));
+}
+
+fn lineage(command: &str, trace: &[u8], seconds: i64) -> Lineage {
+    Lineage {
+        command: Digest::of(command.as_bytes()),
+        step: Digest::of(b"step"),
+        trace: Some(Digest::of(trace)),
+        made: Timestamp::from_seconds(seconds),
+    }
+}
+
+#[test]
+fn records_are_found_by_their_command_and_step() {
+    let (_dir, store) = store();
+    let put = |key: &str, command, trace: &[u8], made| {
+        let lineage = lineage(command, trace, made);
+        let put = store.cache_put_traced(&Digest::of(key.as_bytes()), key, &[], &lineage, Some(trace));
+        put.expect("stored");
+    };
+    put("a", "make", b"one", 1);
+    put("b", "make", b"two", 3);
+    put("c", "make", b"one", 2);
+    put("d", "other", b"one", 4);
+    let found = |most| {
+        let found = store.cache_of_command(&Digest::of(b"make"), most).expect("read");
+        found.into_iter().map(|(record, _)| record).collect::<Vec<_>>()
+    };
+    assert_eq!(found(9), ["b", "c"], "the newest of each trace, the newest first");
+    assert_eq!(found(1), ["b"]);
+    let step = store.cache_of_step(&Digest::of(b"step")).expect("read");
+    assert_eq!(step.as_deref(), Some("d"));
+    let trace = |bytes: &[u8]| store.trace(&Digest::of(bytes)).expect("read");
+    assert_eq!(trace(b"two").as_deref(), Some(&b"two"[..]));
+    // A trace goes with the last record that names it, and counts as room that the cache takes.
+    assert_eq!(store.usage().expect("told").cache.bytes, 4 + 6);
+    store.cache_put(&Digest::of(b"b"), "b", &[]).expect("replaced");
+    prune(&store, &[], &KEEP_NOTHING);
+    assert_eq!((trace(b"two"), trace(b"one").is_some()), (None, true));
+}
+
+#[test]
+fn a_trace_that_is_not_there_is_not_named() {
+    let (_dir, store) = store();
+    let lineage = lineage("make", b"one", 1);
+    let put = store.cache_put_traced(&Digest::of(b"a"), "a", &[], &lineage, None);
+    put.expect("stored");
+    assert_eq!(store.cache_of_command(&lineage.command, 9).expect("read"), []);
+    assert!(store.cache_of_step(&lineage.step).expect("read").is_some());
+}
+
+#[test]
+fn a_catalog_of_the_first_version_is_taken_over() {
+    let (_dir, store) = store();
+    store.cache_put(&Digest::of(b"a"), "a", &[]).expect("stored");
+    let root = store.root().to_owned();
+    drop(store);
+    let database = rusqlite::Connection::open(root.join(catalog::FILE)).expect("opened");
+    let older = "
+        DROP INDEX cache_by_command; DROP INDEX cache_by_step; DROP INDEX cache_by_trace;
+        ALTER TABLE cache DROP COLUMN command; ALTER TABLE cache DROP COLUMN step;
+        ALTER TABLE cache DROP COLUMN trace; ALTER TABLE cache DROP COLUMN made;
+        DROP TABLE traces; DROP TABLE blob_sources; DROP TABLE compressed;
+        PRAGMA user_version = 1;
+    ";
+    database.execute_batch(older).expect("taken back");
+    drop(database);
+    let store = Store::open(&root).expect("migrated");
+    assert_eq!(
+        store.cache_get(&Digest::of(b"a")).expect("read").as_deref(),
+        Some("a")
+    );
+    let put = store.cache_put_traced(&Digest::of(b"b"), "b", &[], &lineage("x", b"t", 1), Some(b"t"));
+    put.expect("stored");
 }
