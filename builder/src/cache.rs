@@ -3,14 +3,34 @@
 //! A key is a value that can be printed: a JSON object of the parent's content, the instruction with its
 //! variables replaced, and the content of what it takes in. Names of images, times and places on the host are
 //! never part of it.
+//!
+//! That is more than a step depends on: most of the parent it never looks at. What it did look at, its *read set*, is
+//! kept with the record, and the digest of its *command*, which is the key without the parent. So a record of an equal
+//! command can be found whose read set is the same in another parent, and its layer is right there as well.
 
 use mica_fs::digest::{ChainId, DiffId, Digest};
-use mica_fs::store::{Store, StoreError};
+use mica_fs::layer::Timestamp;
+use mica_fs::overlay::{ReadSet, trace};
+use mica_fs::store::{self, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Raised when a step's result changes though its key does not.
 const VERSION: u32 = 1;
+/// How many records of a command are compared with a parent.
+const MOST_CANDIDATES: u32 = 16;
+/// A step that looked at more paths than this depends on too much to be found again by them.
+const MOST_PATHS: usize = 1_000_000;
+
+/// By what earlier results are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// By what a step has read, as well as by content.
+    #[default]
+    Trace,
+    /// By content alone, as Docker does. Neither mode takes a result of the other one.
+    Content,
+}
 
 /// What a step's result depends on.
 #[derive(Clone, Debug)]
@@ -32,9 +52,32 @@ impl Key {
         &self.0
     }
 
+    /// The key of the same step where results are found like this.
+    #[must_use]
+    pub fn of_mode(mut self, mode: Mode) -> Self {
+        if mode == Mode::Content {
+            self.0["cache"] = json!("content");
+        }
+        self
+    }
+
     /// The digest under which the record lies.
     pub fn digest(&self) -> Digest {
         Digest::of(self.0.to_string().as_bytes())
+    }
+
+    /// The digest of the command: all but the parent. `resolved` is what was taken from the parent to make sense of the
+    /// instruction, such as the ids of a user.
+    pub fn command(&self, resolved: &Value) -> Digest {
+        let command = json!({
+            "version": VERSION,
+            "kind": self.0["kind"],
+            "inputs": self.0["inputs"],
+            "resolved": resolved,
+            // Programs can ask for it.
+            "machine": std::env::consts::ARCH,
+        });
+        Digest::of(command.to_string().as_bytes())
     }
 }
 
@@ -47,6 +90,31 @@ pub struct Record {
     pub created: String,
     /// The key, to compare with when a step runs again.
     pub key: Value,
+    /// How it is found without the key; `None` in [`Mode::Content`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<Lineage>,
+}
+
+/// How the record of a step is found without its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// [`Key::command`].
+    pub command: Digest,
+    /// Which step of which stage it is, whatever it takes in.
+    pub step: Digest,
+    /// The digest of what it read, encoded. `None` if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Digest>,
+}
+
+impl Record {
+    fn made(&self) -> Timestamp {
+        let created: Option<jiff::Timestamp> = self.created.parse().ok();
+        created.map_or(Timestamp::default(), |at| Timestamp {
+            seconds: at.as_nanosecond().div_euclid(1_000_000_000) as i64,
+            nanoseconds: at.as_nanosecond().rem_euclid(1_000_000_000) as u32,
+        })
+    }
 }
 
 /// Looks a step up. A record whose layer is no longer in the store counts as none.
@@ -54,11 +122,63 @@ pub struct Record {
 /// # Errors
 /// [`StoreError`] if the catalog cannot be read.
 pub fn find(store: &Store, key: &Key) -> Result<Option<Record>, StoreError> {
-    let Some(text) = store.cache_get(&key.digest())? else {
+    let text = store.cache_get(&key.digest())?;
+    Ok(text.and_then(|text| parse(store, &text)))
+}
+
+/// The records of a command whose read sets are known, the newest first: those that [`reads`] may find to be right.
+///
+/// # Errors
+/// [`StoreError`] if the catalog cannot be read.
+pub fn of_command(store: &Store, command: &Digest) -> Result<Vec<Record>, StoreError> {
+    let found = store.cache_of_command(command, MOST_CANDIDATES)?;
+    Ok(found.iter().filter_map(|(text, _)| parse(store, text)).collect())
+}
+
+/// The last record of a step that was executed, whatever it took in.
+///
+/// # Errors
+/// [`StoreError`] if the catalog cannot be read.
+pub fn of_step(store: &Store, step: &Digest) -> Result<Option<Record>, StoreError> {
+    let text = store.cache_of_step(step)?;
+    Ok(text.and_then(|text| parse(store, &text)))
+}
+
+/// What the step of a record read of the layers below it; `None` if that is not known. A damaged one counts as none.
+///
+/// # Errors
+/// [`StoreError`] if the catalog cannot be read.
+pub fn reads(store: &Store, record: &Record) -> Result<Option<ReadSet>, StoreError> {
+    let Some(digest) = record.lineage.as_ref().and_then(|lineage| lineage.reads) else {
         return Ok(None);
     };
-    let record: Option<Record> = serde_json::from_str(&text).ok();
-    Ok(record.filter(|record| record.layer.is_none_or(|id| store.has_layer(&id))))
+    let Some(bytes) = store.trace(&digest)? else {
+        return Ok(None);
+    };
+    match trace::decode(&bytes) {
+        Ok(set) => Ok(Some(set)),
+        Err(error) => {
+            tracing::warn!(%digest, %error, "what a step has read cannot be told");
+            Ok(None)
+        }
+    }
+}
+
+fn parse(store: &Store, text: &str) -> Option<Record> {
+    let record: Option<Record> = serde_json::from_str(text).ok();
+    record.filter(|record| record.layer.is_none_or(|id| store.has_layer(&id)))
+}
+
+/// A step's result that is to be recorded.
+pub struct Made {
+    /// The layer, if there is one.
+    pub layer: Option<DiffId>,
+    /// When it was executed.
+    pub created: String,
+    /// [`Lineage::command`] and [`Lineage::step`].
+    pub lineage: Option<(Digest, Digest)>,
+    /// What it read of the layers below.
+    pub reads: Option<ReadSet>,
 }
 
 /// Records what a step gave.
@@ -66,12 +186,63 @@ pub fn find(store: &Store, key: &Key) -> Result<Option<Record>, StoreError> {
 /// # Errors
 /// [`StoreError`] if the catalog cannot be written.
 pub fn keep(store: &Store, key: &Key, layer: Option<DiffId>, created: String) -> Result<Record, StoreError> {
-    let record = Record {
+    let made = Made {
         layer,
         created,
-        key: key.0.clone(),
+        lineage: None,
+        reads: None,
     };
-    let text = serde_json::to_string(&record).unwrap_or_default();
-    store.cache_put(&key.digest(), &text, layer.as_slice())?;
+    keep_made(store, key, made)
+}
+
+/// The same for a result that is also found without its key.
+///
+/// # Errors
+/// [`StoreError`] if the catalog cannot be written.
+pub fn keep_made(store: &Store, key: &Key, made: Made) -> Result<Record, StoreError> {
+    let reads = made.reads.filter(|set| set.len() <= MOST_PATHS);
+    // What cannot be encoded is only not found again.
+    let encoded = reads.and_then(|set| trace::encode(&set).ok());
+    let record = Record {
+        layer: made.layer,
+        created: made.created,
+        key: key.0.clone(),
+        lineage: made.lineage.map(|(command, step)| Lineage {
+            command,
+            step,
+            reads: encoded.as_deref().map(Digest::of),
+        }),
+    };
+    put(store, key, &record, encoded.as_deref())?;
     Ok(record)
+}
+
+/// Records what was found to be right for another key as well.
+///
+/// # Errors
+/// [`StoreError`] if the catalog cannot be written.
+pub fn keep_again(store: &Store, key: &Key, found: Record) -> Result<Record, StoreError> {
+    let record = Record {
+        key: key.0.clone(),
+        ..found
+    };
+    put(store, key, &record, None)?;
+    Ok(record)
+}
+
+fn put(store: &Store, key: &Key, record: &Record, reads: Option<&[u8]>) -> Result<(), StoreError> {
+    let text = serde_json::to_string(record).unwrap_or_default();
+    let layers = record.layer.as_slice();
+    match &record.lineage {
+        None => store.cache_put(&key.digest(), &text, layers),
+        Some(lineage) => {
+            let lineage = store::Lineage {
+                command: lineage.command,
+                step: lineage.step,
+                trace: lineage.reads,
+                made: record.made(),
+            };
+            store.cache_put_traced(&key.digest(), &text, layers, &lineage, reads)
+        }
+    }
 }

@@ -38,12 +38,23 @@ pub enum Stream {
 pub enum Outcome {
     /// An earlier result was taken.
     Cached,
+    /// An earlier result was taken: something below the step has changed, but nothing that it read.
+    Unchanged(Inputs),
     /// It was executed.
     Done,
     /// It was executed and failed.
     Failed,
     /// It was given up: another one failed before it, or the build was stopped.
     Canceled,
+}
+
+/// How much a step has read of what lies below it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inputs {
+    /// The files that it looked at.
+    pub read: usize,
+    /// The files in the layers below it; one that several layers have counts for each.
+    pub all: usize,
 }
 
 /// One thing that happened.

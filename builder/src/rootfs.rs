@@ -8,7 +8,7 @@ use mica_fs::digest::DiffId;
 use mica_fs::layer::Layer;
 use mica_fs::layer::writer::{LayerWriter, WriteError, Written};
 use mica_fs::mount::{self, MountError, MountOptions, Mounted, Permissions};
-use mica_fs::overlay::{self, Options, Overlay, Upper, Virtual};
+use mica_fs::overlay::{self, Options, Overlay, ReadSet, Upper, Virtual};
 use mica_fs::snapshot::{self, PackError};
 use mica_fs::store::{Lease, Store, StoreError, WorkDir};
 
@@ -46,6 +46,7 @@ pub struct Rootfs<'a> {
     // Unmounted before the directories are removed, which lie below.
     mounted: Option<Mounted>,
     overlay: Arc<Overlay>,
+    record: bool,
     work: WorkDir,
     _lease: Lease,
 }
@@ -57,19 +58,38 @@ impl<'a> Rootfs<'a> {
     /// # Errors
     /// [`RootfsError`] if a layer is missing or the upper cannot be made.
     pub fn prepare(store: &'a Store, layers: &[DiffId], virtuals: Vec<Virtual>) -> Result<Self, RootfsError> {
+        Self::new(store, layers, virtuals, false)
+    }
+
+    /// The same, and what is read of the layers is recorded.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn recorded(
+        store: &'a Store,
+        layers: &[DiffId],
+        virtuals: Vec<Virtual>,
+    ) -> Result<Self, RootfsError> {
+        Self::new(store, layers, virtuals, true)
+    }
+
+    fn new(
+        store: &'a Store,
+        layers: &[DiffId],
+        virtuals: Vec<Virtual>,
+        record: bool,
+    ) -> Result<Self, RootfsError> {
         let lease = store.lease(layers)?;
         let opened = store.layers(layers)?;
         let work = store.work_dir()?;
         let upper = directory(work.path().join("upper"))?;
-        let options = Options {
-            record: false,
-            virtuals,
-        };
+        let options = Options { record, virtuals };
         let overlay = Overlay::writable(opened, Upper::scratch(&upper), options)?;
         Ok(Self {
             store,
             mounted: None,
             overlay: Arc::new(overlay),
+            record,
             work,
             _lease: lease,
         })
@@ -88,7 +108,7 @@ impl<'a> Rootfs<'a> {
         let place = directory(self.work.path().join("root"))?;
         let options = MountOptions {
             writable: true,
-            traced: false,
+            traced: self.record,
             permissions: Permissions::Kernel,
             allow_other: true,
             owner: None,
@@ -111,6 +131,11 @@ impl<'a> Rootfs<'a> {
             Some(mounted) => Ok(mounted.unmount()?),
             None => Ok(()),
         }
+    }
+
+    /// What was read of the layers so far, if it is recorded.
+    pub fn read_set(&self) -> Option<ReadSet> {
+        self.overlay.read_set()
     }
 
     /// Makes a layer of what was changed, and puts it into the store.

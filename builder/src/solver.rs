@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Instant;
 
 use mica_fs::digest::DiffId;
-use mica_fs::overlay::Owner;
+use mica_fs::overlay::{Owner, ReadSet};
 use mica_fs::path::{ImagePath, InvalidPath};
 use mica_fs::store::{Store, StoreError};
 use serde_json::{Value, json};
 
-use crate::cache::{self, Key};
+use crate::cache;
 use crate::context::{Context, Modes};
 use crate::dockerfile::Span;
 use crate::event::{Event, Listener, Outcome, Planned, StepNumber};
@@ -21,22 +21,24 @@ use crate::graph::{self, Base, Graph, Op, Run, Stage, StageId, Step};
 use crate::image::History;
 use crate::ledger::Ledger;
 use crate::op::copy::{CopyError, make_directory};
-use crate::op::identity::{Accounts, IdentityError};
+use crate::op::identity::IdentityError;
 use crate::op::mount::{self, Means, MountError, Ready, Resolved};
 use crate::op::run;
 use crate::op::run::RunError;
 use crate::origin::{BuildContext, Part};
 use crate::remote::{Fetcher, RemoteError};
-use crate::rootfs::{Rootfs, RootfsError};
+use crate::rootfs::RootfsError;
 use crate::sandbox::{BUILD_HOSTNAME, Exit, Secret, Signaller};
 
 mod ahead;
+mod cached;
 mod copy;
 mod jobs;
 mod once;
 mod origins;
 
 use ahead::Ahead;
+use cached::{Given, Subject, identity_value};
 pub use jobs::Jobs;
 use once::{Once, Turn};
 
@@ -229,6 +231,9 @@ struct At<'b> {
     number: StepNumber,
     built: &'b Built,
     policy: CachePolicy,
+    stage: &'b Stage,
+    /// The instruction.
+    text: &'b str,
     /// The steps after it in its stage.
     following: &'b [Step],
     progress: &'b Progress,
@@ -250,6 +255,8 @@ pub struct Solver<'a> {
     pub fetcher: &'a Fetcher<'a>,
     /// Whether the cache is asked.
     pub policy: CachePolicy,
+    /// How it is asked.
+    pub mode: cache::Mode,
     /// How many steps are executed at once.
     pub jobs: &'a Jobs,
     /// Hears of everything.
@@ -361,7 +368,7 @@ impl Solver<'_> {
                     created: image.config.created.clone(),
                 },
                 Base::Stage(base) => progress.wait(*base)?,
-                Base::Named(name) => return self.named_base(StepNumber(first), name, progress),
+                Base::Named(name) => return self.named_base(StepNumber(first), name, stage, progress),
             };
             // Like Docker of a base that is at hand: nothing was done for it.
             Ok((base, Outcome::Cached))
@@ -373,6 +380,8 @@ impl Solver<'_> {
                 number,
                 built: &built,
                 policy: self.policy_of(stage),
+                stage,
+                text: &step.text,
                 following: &stage.steps[offset + 1..],
                 progress,
             };
@@ -446,23 +455,30 @@ impl Solver<'_> {
     ) -> Result<(cache::Record, Outcome), StepError> {
         let built = at.built;
         match &step.op {
-            Op::Configure => self.cached(at, "configure", json!([step.text, step.history]), || Ok(None)),
-            Op::WorkingDirectory { path, user } => self.cached(at, "workdir", json!([path, user]), || {
-                let rootfs = Rootfs::prepare(self.store, &built.layers, Vec::new())?;
-                let identity = Accounts::of(rootfs.overlay()).identity(user)?;
-                let owner = Owner {
-                    uid: identity.uid,
-                    gid: identity.gid,
+            Op::Configure => {
+                let subject = Subject {
+                    kind: "configure",
+                    inputs: json!([step.text, step.history]),
+                    resolve: &|| Ok(Value::Null),
                 };
-                make_directory(rootfs.overlay(), &image_path(path)?.to_string(), owner)?;
-                Ok(Some(rootfs.commit()?.diff_id()))
-            }),
+                let given = Given {
+                    layer: None,
+                    reads: Some(ReadSet::new()),
+                };
+                self.cached(at, &subject, || Ok(given))
+            }
+            Op::WorkingDirectory { path, user } => self.working_directory(path, user, at),
             Op::Run(run) => {
                 let mounts = self.resolve_mounts(run, at.progress)?;
-                self.cached(at, "run", run::inputs(run, mount::inputs(&mounts)), || {
+                let subject = Subject {
+                    kind: "run",
+                    inputs: run::inputs(run, mount::inputs(&mounts)),
+                    resolve: &|| Ok(identity_value(&self.identity(&built.layers, &run.user)?)),
+                };
+                self.cached(at, &subject, || {
                     thread::scope(|scope| {
                         scope.spawn(|| self.read_for_later(at));
-                        self.run(number, run, &mounts, built).map(Some)
+                        self.run(number, run, &mounts, built)
                     })
                 })
             }
@@ -470,43 +486,30 @@ impl Solver<'_> {
         }
     }
 
-    /// Takes the record of an equal step, or executes this one and records it.
-    fn cached(
+    fn working_directory(
         &self,
+        path: &str,
+        user: &str,
         at: At<'_>,
-        kind: &str,
-        inputs: Value,
-        execute: impl FnOnce() -> Result<Option<DiffId>, StepError>,
     ) -> Result<(cache::Record, Outcome), StepError> {
-        let key = Key::new(&at.built.layers, kind, inputs);
-        self.ledger.keyed(at.number, &key, at.policy == CachePolicy::Use);
-        let claim = match at.progress.once.begin(key.digest(), at.policy) {
-            Turn::Ours(claim) => claim,
-            Turn::Theirs(record) => {
-                self.ledger.gave(at.number, &record);
-                return Ok((record, Outcome::Cached));
-            }
-            Turn::Failed => return Err(StepError::Stopped),
+        let layers = &at.built.layers;
+        let owner = || -> Result<Owner, StepError> {
+            let identity = self.identity(layers, user)?;
+            Ok(Owner {
+                uid: identity.uid,
+                gid: identity.gid,
+            })
         };
-        if at.policy == CachePolicy::Use
-            && let Some(record) = cache::find(self.store, &key)?
-        {
-            self.ledger.gave(at.number, &record);
-            claim.done(&record);
-            return Ok((record, Outcome::Cached));
-        }
-        let layer = {
-            let _job = self.jobs.begin();
-            if self.stop.is_stopped() {
-                return Err(StepError::Stopped);
-            }
-            execute()?
+        let subject = Subject {
+            kind: "workdir",
+            inputs: json!([path, user]),
+            resolve: &|| owner().map(|owner| json!([owner.uid, owner.gid])),
         };
-        let created = jiff::Timestamp::now().to_string();
-        let record = cache::keep(self.store, &key, layer, created)?;
-        self.ledger.gave(at.number, &record);
-        claim.done(&record);
-        Ok((record, Outcome::Done))
+        self.cached(at, &subject, || {
+            let rootfs = self.rootfs(layers, Vec::new())?;
+            make_directory(rootfs.overlay(), &image_path(path)?.to_string(), owner()?)?;
+            self.commit(rootfs)
+        })
     }
 
     /// Finds the files that the mounts of a step show.
@@ -528,7 +531,7 @@ impl Solver<'_> {
         run: &Run,
         mounts: &[Resolved<'_>],
         built: &Built,
-    ) -> Result<DiffId, StepError> {
+    ) -> Result<Given, StepError> {
         let means = Means {
             store: self.store,
             secrets: self.secrets,
@@ -543,11 +546,13 @@ impl Solver<'_> {
         let hostname = run.hostname.as_deref().unwrap_or(BUILD_HOSTNAME);
         let mut virtuals = run::virtuals(run::sandbox_network(run.network), hostname, &run.hosts);
         virtuals.extend(mounts.virtuals.iter().cloned());
-        let mut rootfs = Rootfs::prepare(self.store, &built.layers, virtuals)?;
+        let identity = self.identity(&built.layers, &run.user)?;
+        let mut rootfs = self.rootfs(&built.layers, virtuals)?;
         run::make_mount_points(&rootfs)?;
         let registered = Mutex::new(None);
         let result = run::execute(
             run,
+            &identity,
             &mounts,
             &mut rootfs,
             &|signaller| *lock(&registered) = Some(self.stop.register(signaller)),
@@ -570,7 +575,7 @@ impl Solver<'_> {
                 exit,
             });
         }
-        Ok(rootfs.commit()?.diff_id())
+        self.commit(rootfs)
     }
 }
 

@@ -138,7 +138,7 @@ impl Ledger {
         self.step(number, |step| {
             step.milliseconds = milliseconds(elapsed);
             step.outcome = match outcome {
-                Outcome::Cached => StepOutcome::Cached,
+                Outcome::Cached | Outcome::Unchanged(_) => StepOutcome::Cached,
                 Outcome::Done => StepOutcome::Ran,
                 Outcome::Failed => StepOutcome::Failed,
                 Outcome::Canceled => StepOutcome::Canceled,

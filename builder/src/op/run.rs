@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::event::Stream;
 use crate::graph::{self, ExtraHost, Network, Security};
 use crate::op::copy::{self, CopyError};
-use crate::op::identity::{Accounts, Identity, IdentityError};
+use crate::op::identity::{Identity, IdentityError};
 use crate::op::mount::Ready;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::sandbox::{
@@ -123,19 +123,19 @@ pub fn environment(
     env
 }
 
-/// Runs the command of a step with its `mounts`, and returns when none of its processes is left and all that they
+/// Runs the command of a step as `identity` with its `mounts`, and returns when none of its processes is left and all that they
 /// wrote has reached the overlay. Output goes to `output` piece by piece; `started` gets the means to stop the command.
 ///
 /// # Errors
 /// [`RunError`] if it could not be run.
 pub fn execute(
     run: &graph::Run,
+    identity: &Identity,
     mounts: &Ready<'_>,
     rootfs: &mut Rootfs<'_>,
     started: &dyn Fn(Signaller),
     output: &(dyn Fn(Stream, &[u8]) + Sync),
 ) -> Result<Exit, RunError> {
-    let identity = Accounts::of(rootfs.overlay()).identity(&run.user)?;
     let workdir = working_directory(rootfs, &run.workdir)?;
     let proxies = run.proxies.iter().map(|(k, v)| (k.clone(), v.clone()));
     let mut spec = Spec::new(rootfs.mount()?, &run.args);
@@ -148,12 +148,12 @@ pub fn execute(
         .chain(agent)
         .chain(run.env.iter().cloned())
         .chain(mounts.env.iter().cloned());
-    spec.env = environment(given, &identity)
+    spec.env = environment(given, identity)
         .into_iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     spec.cwd = workdir;
-    spec.user = credentials(&identity);
+    spec.user = credentials(identity);
     spec.network = sandbox_network(run.network);
     spec.limits = run.limits.clone();
     if let Some(hostname) = &run.hostname {

@@ -29,6 +29,8 @@ impl<'scope> Ahead<'scope> {
                     number,
                     built: &Built::default(),
                     policy: solver.policy_of(stage),
+                    stage,
+                    text: &step.text,
                     following: &[],
                     progress,
                 };

@@ -3,18 +3,17 @@
 use std::thread;
 
 use mica_fs::digest::Digest;
+use mica_fs::overlay::Owner;
 use serde_json::json;
 
-use super::{At, Built, Outcome, Progress, Solver, StepError, image_path};
+use super::{At, Built, Outcome, Progress, Solver, StepError, Subject, image_path};
 use crate::cache;
 use crate::graph::{Copy, CopyFrom, CopySource};
 use crate::ignore::Ignore;
 use crate::ledger::{self, SourcesRecord};
 use crate::op::copy::{self, Archives, CopyError, Placement, Sources};
-use crate::op::identity::Accounts;
 use crate::origin::Origin;
 use crate::remote::Remote;
-use crate::rootfs::Rootfs;
 
 /// Sources that lie in one place, and come one after the other.
 struct Batch<'a> {
@@ -62,9 +61,17 @@ impl Solver<'_> {
             "link": copy.link,
             "parents": copy.parents,
         });
-        self.cached(at, "copy", inputs, || {
+        let subject = Subject {
+            kind: "copy",
+            inputs,
+            resolve: &|| {
+                let owner = self.owner_of(copy, built)?;
+                Ok(json!(owner.map(|owner| [owner.uid, owner.gid])))
+            },
+        };
+        self.cached(at, &subject, || {
             let below = if copy.link { &[][..] } else { &built.layers };
-            let rootfs = Rootfs::prepare(self.store, below, Vec::new())?;
+            let rootfs = self.rootfs(below, Vec::new())?;
             let mut placement = self.placement(copy, built)?;
             for (batch, sources) in batches.iter().zip(&sources) {
                 placement.archives = batch.archives;
@@ -80,11 +87,11 @@ impl Solver<'_> {
             }
             // What is read on its way into the layer is compared with what the key says of it. The rest, names and modes,
             // is looked at meanwhile.
-            let (layer, now) = thread::scope(|scope| {
+            let (given, now) = thread::scope(|scope| {
                 let now = scope.spawn(|| self::digests(&sources));
-                (rootfs.commit(), now.join())
+                (self.commit(rootfs), now.join())
             });
-            let layer = layer?;
+            let given = given?;
             let now = now.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             for ((batch, before), now) in batches.iter().zip(&digests).zip(&now) {
                 if before != now {
@@ -92,7 +99,7 @@ impl Solver<'_> {
                     return Err(CopyError::Changed { place }.into());
                 }
             }
-            Ok(Some(layer.diff_id()))
+            Ok(given)
         })
     }
 
@@ -167,21 +174,20 @@ impl Solver<'_> {
         })
     }
 
+    /// Whom the copies are to belong to. Names are those of the stage, also for a layer that is made apart from it
+    /// (--link).
+    fn owner_of(&self, copy: &Copy, built: &Built) -> Result<Option<Owner>, StepError> {
+        let owner = |text: &String| Ok(self.accounts(&built.layers)?.owner(text)?);
+        copy.chown.as_ref().map(owner).transpose()
+    }
+
     fn placement(&self, copy: &Copy, built: &Built) -> Result<Placement, StepError> {
-        let owner = match &copy.chown {
-            None => None,
-            Some(text) => {
-                // Names are those of the stage, also for a layer that is made apart from it (--link).
-                let rootfs = Rootfs::prepare(self.store, &built.layers, Vec::new())?;
-                Some(Accounts::of(rootfs.overlay()).owner(text)?)
-            }
-        };
         let spelled_as_directory =
             |text: &str| text.ends_with('/') || matches!(text.rsplit('/').next(), Some("." | ".."));
         Ok(Placement {
             destination: image_path(&copy.destination)?,
             into_directory: spelled_as_directory(&copy.destination),
-            owner,
+            owner: self.owner_of(copy, built)?,
             chmod: copy.chmod.clone(),
             archives: Archives::Keep,
         })

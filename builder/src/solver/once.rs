@@ -91,6 +91,7 @@ mod tests {
             layer: None,
             created: created.to_owned(),
             key: serde_json::Value::Null,
+            lineage: None,
         }
     }
 

@@ -2,15 +2,14 @@
 
 use mica_fs::digest::DiffId;
 use mica_fs::path::ImagePath;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{At, Built, Progress, Solver, StepError};
+use super::{At, Built, Progress, Solver, StepError, Subject};
 use crate::event::{Outcome, StepNumber};
-use crate::graph::CopyFrom;
+use crate::graph::{CopyFrom, Stage};
 use crate::ignore::Ignore;
 use crate::op::copy::{Archives, CopyError, Placement, Sources};
 use crate::origin::{BuildContext, Origin};
-use crate::rootfs::Rootfs;
 use crate::tree::ImageTree;
 
 impl Solver<'_> {
@@ -49,6 +48,7 @@ impl Solver<'_> {
         &self,
         number: StepNumber,
         name: &str,
+        stage: &Stage,
         progress: &Progress,
     ) -> Result<(Built, Outcome), StepError> {
         let directory = match self.named(name)? {
@@ -71,11 +71,18 @@ impl Solver<'_> {
             number,
             built: &Built::default(),
             policy: self.policy,
+            stage,
+            text: &stage.text,
             following: &[],
             progress,
         };
-        let (record, outcome) = self.cached(at, "context", inputs, || {
-            let rootfs = Rootfs::prepare(self.store, &[], Vec::new())?;
+        let subject = Subject {
+            kind: "context",
+            inputs,
+            resolve: &|| Ok(Value::Null),
+        };
+        let (record, outcome) = self.cached(at, &subject, || {
+            let rootfs = self.rootfs(&[], Vec::new())?;
             let placement = Placement {
                 destination: ImagePath::root(),
                 into_directory: true,
@@ -84,7 +91,7 @@ impl Solver<'_> {
                 archives: Archives::Keep,
             };
             sources.place(rootfs.overlay(), &placement)?;
-            Ok(Some(rootfs.commit()?.diff_id()))
+            self.commit(rootfs)
         })?;
         let built = Built {
             layers: record.layer.into_iter().collect(),

@@ -116,6 +116,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             agents: &agents,
             fetcher: &fetcher,
             policy,
+            mode: args.cache.cache.into(),
             jobs: &jobs,
             listener: &|event| progress.show(event),
             ledger: &ledger,

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use mica_builder::event::{Event, Outcome, Planned, StepNumber};
+use mica_builder::event::{Event, Inputs, Outcome, Planned, StepNumber};
 
 use crate::render::printable;
 
@@ -73,6 +73,7 @@ impl Plain {
                 };
                 let end = match outcome {
                     Outcome::Cached => "CACHED".to_owned(),
+                    Outcome::Unchanged(inputs) => format!("CACHED ({})", unchanged(inputs)),
                     Outcome::Done => format!("DONE {:.1}s", elapsed.as_secs_f64()),
                     Outcome::Failed => format!("ERROR: {}", printable(&state.error)),
                     Outcome::Canceled => "CANCELED".to_owned(),
@@ -80,7 +81,9 @@ impl Plain {
                 let rest = state.lines(true);
                 let again = match outcome {
                     Outcome::Failed => state.again(),
-                    Outcome::Cached | Outcome::Done | Outcome::Canceled => String::new(),
+                    Outcome::Cached | Outcome::Unchanged(_) | Outcome::Done | Outcome::Canceled => {
+                        String::new()
+                    }
                 };
                 write(&format!("{rest}#{} {end}\n\n{again}", state.index));
             }
@@ -118,6 +121,26 @@ impl State {
         let lines: String = self.last.iter().map(|line| format!("{line}\n")).collect();
         format!("------\n > {}:\n{lines}------\n", title(&self.planned))
     }
+}
+
+/// Why a step was not executed although something below it has changed.
+pub fn unchanged(inputs: Inputs) -> String {
+    let [read, all] = [inputs.read, inputs.all].map(thousands);
+    format!("unchanged inputs: {read} of {all} files read")
+}
+
+/// `9,310`
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at != 0 && at % 3 == first {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// `[stage 2/4] RUN make`, on one line.

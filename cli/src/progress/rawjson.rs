@@ -62,7 +62,7 @@ impl RawJson {
                 let mut vertex = step.vertex();
                 vertex["completed"] = json!(now);
                 match outcome {
-                    Outcome::Cached => vertex["cached"] = json!(true),
+                    Outcome::Cached | Outcome::Unchanged(_) => vertex["cached"] = json!(true),
                     Outcome::Done => {}
                     Outcome::Failed => vertex["error"] = json!(step.error),
                     Outcome::Canceled => vertex["error"] = json!("canceled"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mica_builder::event::{Event, Outcome, Planned, StepNumber};
 
-use super::plain::{clean, title, write};
+use super::plain::{clean, title, unchanged, write};
 use crate::diagnostic::wants_color;
 
 /// How many lines of output a running step shows.
@@ -130,6 +130,7 @@ impl Picture {
         };
         let (mark, end) = match outcome {
             Outcome::Cached => (" => CACHED ", String::new()),
+            Outcome::Unchanged(inputs) => (" => CACHED ", unchanged(inputs)),
             Outcome::Done => (" => ", seconds(elapsed)),
             Outcome::Failed => (" => ERROR ", seconds(elapsed)),
             Outcome::Canceled => (" => CANCELED ", String::new()),
@@ -137,7 +138,7 @@ impl Picture {
         let mut text = line(&format!("{mark}{}", title(planned)), &end, size().columns);
         if wants_color(true) {
             text = match outcome {
-                Outcome::Cached => format!("\x1b[36m{text}\x1b[0m"),
+                Outcome::Cached | Outcome::Unchanged(_) => format!("\x1b[36m{text}\x1b[0m"),
                 Outcome::Done | Outcome::Canceled => text,
                 Outcome::Failed => format!("\x1b[31m{text}\x1b[0m"),
             };

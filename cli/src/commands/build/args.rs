@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use mica_builder::cache::Mode;
+
 use crate::progress::Style;
 
 /// Build an image from a Dockerfile
 ///
 /// Takes the options of `docker buildx build`. Each RUN is executed in namespaces of its own on a copy-on-write
 /// mount of the layers so far. Steps whose command, base and copied files are the same as in an earlier build are
-/// taken from the cache. The image goes into the store, unless --output says otherwise.
+/// taken from the cache, and so are those that read nothing of what has changed. The image goes into the store, unless
+/// --output says otherwise.
 #[derive(Debug, clap::Args)]
 #[command(
     args_override_self = true,
@@ -185,6 +188,24 @@ pub struct StepArgs {
     pub jobs: usize,
 }
 
+/// By what earlier results are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CacheMode {
+    /// A step is not executed again if nothing that it has read has changed
+    Trace,
+    /// A step is executed again if anything below it has changed, as docker does
+    Content,
+}
+
+impl From<CacheMode> for Mode {
+    fn from(mode: CacheMode) -> Self {
+        match mode {
+            CacheMode::Trace => Self::Trace,
+            CacheMode::Content => Self::Content,
+        }
+    }
+}
+
 /// What is taken from earlier builds.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Cache")]
@@ -196,6 +217,10 @@ pub struct CacheArgs {
     /// Execute every step of these stages, whatever the cache holds
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
+
+    /// By what earlier results are found: by what a step has read, or by content alone, as docker does
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = CacheMode::Trace)]
+    pub cache: CacheMode,
 
     /// Accepted as docker has it: the cache of the store is used, and no other
     #[arg(long, value_name = "SPEC")]

@@ -1,0 +1,205 @@
+//! What the cache has for a step, and executing it where the cache has nothing.
+
+use std::cell::OnceCell;
+
+use mica_fs::digest::{DiffId, Digest};
+use mica_fs::overlay::trace::differences;
+use mica_fs::overlay::{Lowers, Observation, Overlay, ReadSet};
+use serde_json::{Value, json};
+
+use super::{At, CachePolicy, Solver, StepError, Turn};
+use crate::cache::{self, Key, Made, Mode, Record};
+use crate::event::{Inputs, Outcome};
+use crate::op::identity::{Accounts, Identity};
+use crate::rootfs::Rootfs;
+
+/// A step as the cache sees it.
+pub(super) struct Subject<'s> {
+    pub kind: &'static str,
+    /// All that its result depends on besides its parent.
+    pub inputs: Value,
+    /// What of the parent gives its words their meaning, looked up when it is needed.
+    pub resolve: &'s dyn Fn() -> Result<Value, StepError>,
+}
+
+/// What an executed step gave.
+#[derive(Default)]
+pub(super) struct Given {
+    pub layer: Option<DiffId>,
+    /// What it read of the layers below; `None` if that was not recorded.
+    pub reads: Option<ReadSet>,
+}
+
+/// A subject with its key.
+struct Question<'s> {
+    at: At<'s>,
+    subject: &'s Subject<'s>,
+    key: Key,
+    command: OnceCell<Digest>,
+}
+
+impl Question<'_> {
+    fn command(&self) -> Result<Digest, StepError> {
+        if let Some(command) = self.command.get() {
+            return Ok(*command);
+        }
+        let command = self.key.command(&(self.subject.resolve)()?);
+        Ok(*self.command.get_or_init(|| command))
+    }
+
+    /// Which step it is, whatever it takes in and whatever lies between it and its base.
+    fn step(&self) -> Digest {
+        let step = json!({
+            "stage": self.at.stage.name,
+            "base": self.at.built.layers.first(),
+            "kind": self.subject.kind,
+            "text": self.at.text,
+        });
+        Digest::of(step.to_string().as_bytes())
+    }
+}
+
+impl Solver<'_> {
+    /// Takes the record of an equal step, or of one that would be equal with what it has read, or executes this one and
+    /// records it.
+    pub(super) fn cached(
+        &self,
+        at: At<'_>,
+        subject: &Subject<'_>,
+        execute: impl FnOnce() -> Result<Given, StepError>,
+    ) -> Result<(Record, Outcome), StepError> {
+        let question = Question {
+            at,
+            subject,
+            key: Key::new(&at.built.layers, subject.kind, subject.inputs.clone()).of_mode(self.mode),
+            command: OnceCell::new(),
+        };
+        self.ledger
+            .keyed(at.number, &question.key, at.policy == CachePolicy::Use);
+        let claim = match at.progress.once.begin(question.key.digest(), at.policy) {
+            Turn::Ours(claim) => claim,
+            Turn::Theirs(record) => {
+                self.ledger.gave(at.number, &record);
+                return Ok((record, Outcome::Cached));
+            }
+            Turn::Failed => return Err(StepError::Stopped),
+        };
+        let (record, outcome) = match self.known(&question)? {
+            Some(known) => known,
+            None => (self.executed(&question, execute)?, Outcome::Done),
+        };
+        self.ledger.gave(at.number, &record);
+        claim.done(&record);
+        Ok((record, outcome))
+    }
+
+    fn known(&self, question: &Question<'_>) -> Result<Option<(Record, Outcome)>, StepError> {
+        if question.at.policy == CachePolicy::Refresh {
+            return Ok(None);
+        }
+        if let Some(record) = cache::find(self.store, &question.key)? {
+            return Ok(Some((record, Outcome::Cached)));
+        }
+        match self.mode {
+            Mode::Content => Ok(None),
+            Mode::Trace => self.unchanged(question),
+        }
+    }
+
+    /// The newest record of an equal command all of whose inputs are the same in this parent.
+    fn unchanged(&self, question: &Question<'_>) -> Result<Option<(Record, Outcome)>, StepError> {
+        let candidates = cache::of_command(self.store, &question.command()?)?;
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let lowers = Lowers::new(self.store.layers(&question.at.built.layers)?);
+        for record in candidates {
+            let Some(reads) = cache::reads(self.store, &record)? else {
+                continue;
+            };
+            match differences(&reads, &lowers).next() {
+                None => {
+                    let inputs = inputs(&reads, &lowers);
+                    let record = cache::keep_again(self.store, &question.key, record)?;
+                    return Ok(Some((record, Outcome::Unchanged(inputs))));
+                }
+                Some(difference) => {
+                    tracing::debug!(step = question.at.text, ?difference, "an input has changed");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn executed(
+        &self,
+        question: &Question<'_>,
+        execute: impl FnOnce() -> Result<Given, StepError>,
+    ) -> Result<Record, StepError> {
+        let given = {
+            let _job = self.jobs.begin();
+            if self.stop.is_stopped() {
+                return Err(StepError::Stopped);
+            }
+            execute()?
+        };
+        let lineage = match self.mode {
+            Mode::Trace => Some((question.command()?, question.step())),
+            Mode::Content => None,
+        };
+        let made = Made {
+            layer: given.layer,
+            created: jiff::Timestamp::now().to_string(),
+            lineage,
+            reads: given.reads,
+        };
+        Ok(cache::keep_made(self.store, &question.key, made)?)
+    }
+
+    /// A root filesystem for a step: what it reads is recorded if that is of use.
+    pub(super) fn rootfs(
+        &self,
+        layers: &[DiffId],
+        virtuals: Vec<mica_fs::overlay::Virtual>,
+    ) -> Result<Rootfs<'_>, StepError> {
+        Ok(match self.mode {
+            Mode::Trace => Rootfs::recorded(self.store, layers, virtuals)?,
+            Mode::Content => Rootfs::prepare(self.store, layers, virtuals)?,
+        })
+    }
+
+    /// Makes a layer of what a step has changed.
+    pub(super) fn commit(&self, mut rootfs: Rootfs<'_>) -> Result<Given, StepError> {
+        rootfs.unmount()?;
+        let reads = rootfs.read_set();
+        let layer = Some(rootfs.commit()?.diff_id());
+        Ok(Given { layer, reads })
+    }
+
+    /// The users and groups that the layers have. Who asks takes the answer into the key of its command, so that the
+    /// files that it is from are no inputs.
+    pub(super) fn accounts(&self, layers: &[DiffId]) -> Result<Accounts, StepError> {
+        let overlay = Overlay::read_only(self.store.layers(layers)?);
+        Ok(Accounts::of(&overlay))
+    }
+
+    pub(super) fn identity(&self, layers: &[DiffId], user: &str) -> Result<Identity, StepError> {
+        Ok(self.accounts(layers)?.identity(user)?)
+    }
+}
+
+/// Everything of a user that a step can see without looking into the image.
+pub(super) fn identity_value(identity: &Identity) -> Value {
+    json!([identity.uid, identity.gid, identity.groups, identity.home])
+}
+
+fn inputs(reads: &ReadSet, lowers: &Lowers) -> Inputs {
+    let present = reads
+        .values()
+        .filter(|seen| matches!(seen, Observation::Present(_)));
+    let entries = lowers.layers().iter().map(|layer| layer.index().len() as usize);
+    Inputs {
+        read: present.count(),
+        all: entries.sum(),
+    }
+}
