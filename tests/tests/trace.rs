@@ -2,9 +2,6 @@
 //!
 //! Whether a step ran is told by what it made: it writes random bytes beside what it is about.
 
-use std::fs::File;
-use std::time::{Duration, SystemTime};
-
 use mica_tests::Scene;
 
 /// Builds `dockerfile` and returns what its step wrote to `/ran`.
