@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::layout::Descriptor;
 use super::{StoreError, VERSION_FILE};
-use crate::digest::Digest;
+use crate::digest::{DiffId, Digest};
 use crate::layer::Timestamp;
 
 mod cache;

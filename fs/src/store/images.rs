@@ -8,7 +8,7 @@ use std::fs::File;
 use super::catalog::Catalog;
 use super::layout::{self, Descriptor};
 use super::{Store, StoreError};
-use crate::digest::Digest;
+use crate::digest::{DiffId, Digest};
 use crate::layer::Timestamp;
 
 /// The most bytes a manifest may have; registries allow 4 MiB (OCI distribution specification, "Pushing
