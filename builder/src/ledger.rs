@@ -8,13 +8,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dockerfile::Span;
+use crate::image::Image;
 
+pub mod find;
+pub mod forest;
 mod keep;
 mod recorder;
 pub mod sources;
 
 pub use keep::{BuildId, LedgerError, latest, latest_of, load, newest_first};
 pub use recorder::Ledger;
+
+/// How much of an instruction a title has, in characters.
+const TITLE: usize = 72;
 
 /// The version of records that this program writes, and the newest it reads.
 pub const VERSION: u32 = 1;
@@ -70,7 +76,7 @@ pub enum BuildResult {
 }
 
 /// A step as it is remembered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Its place in [`BuildRecord::steps`], from 0.
     pub index: usize,
@@ -216,6 +222,23 @@ impl BuildRecord {
         below.into_iter().flatten().chain(own).collect()
     }
 
+    /// Whether the build gave this image.
+    pub fn gave(&self, image: &Image) -> bool {
+        self.manifest == Some(image.manifest_digest) || self.image == Some(image.id())
+    }
+
+    /// A step as the build shows it, on one line: `[build 2/4] RUN make`.
+    pub fn title(&self, step: &StepRecord) -> String {
+        let stage = match self.stages().len() {
+            0 | 1 => String::new(),
+            _ => format!("{} ", step.stage),
+        };
+        let place = step.shown.map_or(stage.trim_end().to_owned(), |shown| {
+            format!("{stage}{}/{}", shown.position, shown.total)
+        });
+        format!("[{place}] {}", step.beginning(TITLE))
+    }
+
     /// The step that the image ends with.
     pub fn last(&self) -> Option<&StepRecord> {
         self.steps.last()
@@ -226,6 +249,20 @@ impl StepRecord {
     /// Its number as the build shows it.
     pub fn number(&self) -> Option<usize> {
         self.shown.map(|shown| shown.number)
+    }
+
+    /// The beginning of the instruction on one line, of at most `length` characters.
+    pub fn beginning(&self, length: usize) -> String {
+        let words: Vec<_> = self
+            .text
+            .split_whitespace()
+            .filter(|word| *word != "\\")
+            .collect();
+        let text = words.join(" ");
+        match text.char_indices().nth(length) {
+            Some(_) => text.chars().take(length - 1).chain(['…']).collect(),
+            None => text,
+        }
     }
 
     /// The name of the instruction, in capitals.

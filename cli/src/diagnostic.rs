@@ -10,6 +10,7 @@ use clap::CommandFactory as _;
 use mica_builder::archive::{LoadError, SaveError};
 use mica_builder::image::ImageError;
 use mica_builder::import::{HostError, ImportError};
+use mica_builder::ledger::find::FindError;
 use mica_builder::reference::InvalidReference;
 
 use crate::args::{Cli, ColorChoice};
@@ -197,6 +198,7 @@ fn find_hint(error: &anyhow::Error) -> Option<String> {
             return Some(hinted.hint.clone());
         }
         None.or_else(|| cause.downcast_ref::<ImageError>()?.hint())
+            .or_else(|| cause.downcast_ref::<FindError>()?.hint())
             .or_else(|| cause.downcast_ref::<LoadError>()?.hint())
             .or_else(|| cause.downcast_ref::<SaveError>()?.hint())
             .or_else(|| cause.downcast_ref::<HostError>()?.hint())

@@ -33,11 +33,13 @@ use crate::overlay::{Attr, Changes, Error, Ino, NewKind, Overlay, Owner};
 
 mod counts;
 mod data;
+mod forest;
 mod sync;
 mod translate;
 
 pub(crate) use counts::Counters;
 pub use counts::{RequestKind, Requests};
+pub(crate) use forest::ForestAdapter;
 
 use sync::Syncs;
 use translate::{allocation, file_attr, new_kind, rename_mode, set_xattr_mode, timestamp, wanted_time};
@@ -152,6 +154,21 @@ fn wanted_capabilities(settings: Settings) -> InitFlags {
     flags
 }
 
+/// Agrees with the kernel on what it may do.
+fn negotiate(config: &mut KernelConfig, settings: Settings) -> io::Result<()> {
+    let offered = config.capabilities();
+    let wanted = wanted_capabilities(settings);
+    if let Err(missing) = config.add_capabilities(wanted & offered) {
+        return Err(io::Error::other(format!("the kernel took back {missing:?}")));
+    }
+    if !offered.contains(wanted) {
+        tracing::debug!(missing = ?(wanted - offered), "this kernel lacks some FUSE capabilities");
+    }
+    // The nearest value that the library allows is a good one too.
+    let _ = config.set_max_write(MAX_REQUEST);
+    Ok(())
+}
+
 /// The errno of an overlay error. An I/O error of the host is logged: its errno alone would hide the cause.
 fn errno(error: &Error) -> Errno {
     let errno = error.errno();
@@ -194,17 +211,7 @@ fn xattr_value(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Error>) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let offered = config.capabilities();
-        let wanted = wanted_capabilities(self.settings);
-        if let Err(missing) = config.add_capabilities(wanted & offered) {
-            return Err(io::Error::other(format!("the kernel took back {missing:?}")));
-        }
-        if !offered.contains(wanted) {
-            tracing::debug!(missing = ?(wanted - offered), "this kernel lacks some FUSE capabilities");
-        }
-        // The nearest value that the library allows is a good one too.
-        let _ = config.set_max_write(MAX_REQUEST);
-        Ok(())
+        negotiate(config, self.settings)
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -13,10 +13,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Filesystem, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
 
-use crate::fuse::{Adapter, Counters, Settings};
+use crate::forest::Forest;
+use crate::fuse::{Adapter, Counters, ForestAdapter, Settings};
 use crate::overlay::{Overlay, Owner};
 use crate::sys::statx::MountIdentity;
 
@@ -150,7 +151,28 @@ pub enum MountError {
 /// How long an unmount waits for the session to end once the mount is gone from its place.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Mounts `overlay` on `directory` by mount(2), in the mount namespace of the calling thread, for root or
+/// What a mount shows.
+#[derive(Clone)]
+pub enum Content {
+    /// One filesystem.
+    Overlay(Arc<Overlay>),
+    /// Several, for reading.
+    Forest(Arc<Forest>),
+}
+
+impl From<Arc<Overlay>> for Content {
+    fn from(overlay: Arc<Overlay>) -> Self {
+        Self::Overlay(overlay)
+    }
+}
+
+impl From<Arc<Forest>> for Content {
+    fn from(forest: Arc<Forest>) -> Self {
+        Self::Forest(forest)
+    }
+}
+
+/// Mounts `content` on `directory` by mount(2), in the mount namespace of the calling thread, for root or
 /// inside a user namespace. When this returns the mount answers.
 ///
 /// `/dev/fuse` is opened here: a descriptor from before an `unshare` cannot be mounted in the new namespace.
@@ -158,7 +180,7 @@ const LINGER: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`MountError`]; nothing stays mounted.
 pub fn kernel(
-    overlay: Arc<Overlay>,
+    content: impl Into<Content>,
     directory: &Path,
     options: &MountOptions,
 ) -> Result<Mounted, MountError> {
@@ -199,22 +221,32 @@ pub fn kernel(
             source: error.into(),
         },
     })?;
-    serve(overlay, device, Place::of(directory, Means::Kernel)?, options)
+    serve(
+        content.into(),
+        device,
+        Place::of(directory, Means::Kernel)?,
+        options,
+    )
 }
 
-/// Mounts `overlay` on `directory` through the set-user-ID helper `fusermount3`: for a user without privileges,
+/// Mounts `content` on `directory` through the set-user-ID helper `fusermount3`: for a user without privileges,
 /// in the host's mount namespace, always without devices and set-ID bits. When this returns the mount answers.
 ///
 /// # Errors
 /// [`MountError`]; nothing stays mounted.
 pub fn fusermount(
-    overlay: Arc<Overlay>,
+    content: impl Into<Content>,
     directory: &Path,
     options: &MountOptions,
 ) -> Result<Mounted, MountError> {
     let directory = mount_point(directory)?;
     let device = helper::mount(&directory, options)?;
-    serve(overlay, device, Place::of(directory, Means::Helper)?, options)
+    serve(
+        content.into(),
+        device,
+        Place::of(directory, Means::Helper)?,
+        options,
+    )
 }
 
 /// The mount point as an absolute path without symbolic links; it must be a directory with nothing mounted
@@ -259,7 +291,7 @@ fn is_device(file: &File) -> bool {
 
 /// Answers the kernel's first request and starts the threads that answer the others.
 fn serve(
-    overlay: Arc<Overlay>,
+    content: Content,
     device: OwnedFd,
     place: Place,
     options: &MountOptions,
@@ -274,38 +306,53 @@ fn serve(
         acls: options.permissions == Permissions::Kernel,
         owner: options.owner,
     };
+    let (requests, started) = match content {
+        Content::Overlay(overlay) => {
+            let adapter = Adapter::new(overlay, settings);
+            (adapter.requests(), start(adapter, device))
+        }
+        Content::Forest(forest) => {
+            let adapter = ForestAdapter::new(forest);
+            (adapter.requests(), start(adapter, device))
+        }
+    };
+    match started {
+        Ok(end) => Ok(Mounted {
+            place,
+            requests,
+            end,
+            ended: false,
+        }),
+        Err(source) => {
+            let error = failed(source);
+            if let Err(error) = place.detach() {
+                tracing::error!(%error, "a failed mount stays behind");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Starts the session with the kernel; its end comes through the channel.
+fn start(
+    adapter: impl Filesystem + Send + Sync + 'static,
+    device: OwnedFd,
+) -> io::Result<Receiver<io::Result<()>>> {
     let mut config = Config::default();
     // One thread alone makes each request wait for the one before; more than a few gain nothing.
     let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     config.n_threads = Some(threads);
     config.clone_fd = true;
     // The kernel keeps others out unless `allow_other`: the library need not.
-    let adapter = Adapter::new(overlay, settings);
-    let requests = adapter.requests();
-    let session = Session::from_fd(adapter, device, SessionACL::All, config);
+    let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
     let (ended, end) = mpsc::channel();
-    let started = session.and_then(|session| {
-        thread::Builder::new()
-            .name("mica-fuse".to_owned())
-            .spawn(move || {
-                // Nobody listens any more if the guard has given up waiting.
-                let _ = ended.send(session.run());
-            })
-            .map(drop)
-    });
-    if let Err(source) = started {
-        let error = failed(source);
-        if let Err(error) = place.detach() {
-            tracing::error!(%error, "a failed mount stays behind");
-        }
-        return Err(error);
-    }
-    Ok(Mounted {
-        place,
-        requests,
-        end,
-        ended: false,
-    })
+    thread::Builder::new()
+        .name("mica-fuse".to_owned())
+        .spawn(move || {
+            // Nobody listens any more if the guard has given up waiting.
+            let _ = ended.send(session.run());
+        })?;
+    Ok(end)
 }
 
 /// A mount that is being served. Dropping it unmounts, lazily if it is in use.

@@ -188,7 +188,5 @@ pub fn latest(store: &Store) -> Result<(BuildId, BuildRecord), LedgerError> {
 /// # Errors
 /// [`LedgerError::Store`].
 pub fn latest_of(store: &Store, image: &Image) -> Result<Option<(BuildId, BuildRecord)>, LedgerError> {
-    Ok(newest_first(store)?.find(|(_, record)| {
-        record.manifest == Some(image.manifest_digest) || record.image == Some(image.id())
-    }))
+    Ok(newest_first(store)?.find(|(_, record)| record.gave(image)))
 }

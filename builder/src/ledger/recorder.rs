@@ -76,14 +76,9 @@ impl Ledger {
                     stage: stage.name.clone(),
                     text: text.clone(),
                     span,
-                    outcome: StepOutcome::Pending,
                     asked: true,
-                    key: None,
                     base: (offset == 0).then(|| base(graph, stage)),
-                    layer: None,
-                    sources: Vec::new(),
-                    made: None,
-                    milliseconds: 0,
+                    ..StepRecord::default()
                 });
             }
         }

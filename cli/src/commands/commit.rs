@@ -114,6 +114,9 @@ impl Source {
     /// The image that was changed.
     fn base(&self, store: &Store) -> anyhow::Result<Image> {
         let manifest = match self {
+            Self::Mount(mount) if mount.manifest.is_empty() => {
+                bail!("{} is a step of a build, and no image", mount.image)
+            }
             Self::Mount(mount) => mount.manifest.parse()?,
             Self::Upper(_, base) => base.manifest,
         };

@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mica_builder::image::Image;
-use mica_fs::mount::{MountError, MountOptions, Permissions};
+use mica_builder::ledger::{find, forest};
+use mica_fs::digest::Digest;
+use mica_fs::layer::Layer;
+use mica_fs::mount::{Content, MountError, MountOptions, Permissions};
 use mica_fs::overlay::{Overlay, Upper};
 use mica_fs::store::{Lease, Store, StoreError, UpperBase, WorkDir};
 
@@ -33,6 +36,9 @@ pub mod watch;
 #[command(after_help = "Examples:\n  \
     mica mount debian:12 /mnt\n  \
     mica mount --rw --upper trial debian:12 /mnt    keep what is changed, and find it again next time\n  \
+    mica mount app@7 /mnt                           as it was after step 7 of its last build, also a failed one
+    mica mount app@build:3 /mnt                     after the third step of the stage build
+    mica mount --all app /mnt                       /mnt/image, /mnt/steps/07-RUN-make, /mnt/layers, /mnt/diff
     mica mount debian:12 -- ls -l /proc/self/cwd/   run a command with the image at $MICA_MOUNT\n  \
     mica mount debian:12                            the same with a shell")]
 pub struct Args {
@@ -66,6 +72,11 @@ pub struct What {
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
 
+    /// Show all of the image's last build: the image, the filesystem after each step, each layer, and what each step
+    /// changed
+    #[arg(long, conflicts_with_all = ["rw", "layers"])]
+    all: bool,
+
     /// Let device nodes of the image work
     #[arg(long)]
     dev: bool,
@@ -74,7 +85,8 @@ pub struct What {
     #[arg(long)]
     suid: bool,
 
-    /// Name, ID or digest of the image
+    /// Name, ID or digest of the image; or IMAGE@STEP, a step of its last build, by the number that the build showed, by
+    /// the name of a stage, or STAGE:N; build-N stands for a build, and nothing before the @ for the last one
     image: String,
 }
 
@@ -96,17 +108,43 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// An image opened as a filesystem, with what keeps its layers and its upper alive.
+/// What is mounted, with what keeps its layers and its upper alive.
 struct Opened {
-    overlay: Arc<Overlay>,
-    image: Image,
+    content: Content,
+    /// The image; `None` for a step of a build, and for all of one.
+    manifest: Option<Digest>,
     _lease: Lease,
     _scratch: Option<WorkDir>,
 }
 
+impl Opened {
+    /// The overlay that can be changed.
+    fn overlay(&self) -> Option<&Arc<Overlay>> {
+        match &self.content {
+            Content::Overlay(overlay) => Some(overlay),
+            Content::Forest(_) => None,
+        }
+    }
+
+    /// Saves what was changed.
+    fn save(&self) -> anyhow::Result<()> {
+        let saved = self.overlay().map(|overlay| overlay.save());
+        saved
+            .transpose()
+            .context("cannot save what was changed")
+            .map(drop)
+    }
+}
+
 impl What {
-    /// Finds the image and makes an overlay of its layers.
+    /// Finds what is to be mounted and makes an overlay of its layers.
     fn open(&self, store: &Store) -> anyhow::Result<Opened> {
+        if self.all {
+            return self.open_all(store);
+        }
+        if let Some((build, step)) = find::split(&self.image) {
+            return self.open_step(store, build, step);
+        }
         let image = find_image(store, &self.image)?;
         let mut ids = image.layers().to_vec();
         if let Some(lowest) = self.layers {
@@ -118,29 +156,72 @@ impl What {
         }
         let lease = store.lease(&ids)?;
         let layers = store.layers(&ids)?;
-        let mut scratch = None;
-        let overlay = match (self.rw, &self.upper) {
-            (false, _) => Overlay::read_only(layers),
-            (true, None) => {
-                let work = scratch.insert(store.work_dir()?);
-                Overlay::writable(layers, Upper::scratch(work.path()), Default::default())?
-            }
-            (true, Some(name)) => {
-                let base = UpperBase {
-                    image: self.image.clone(),
-                    manifest: image.manifest_digest,
-                    layers: ids,
-                };
-                let upper = named_upper(store, name, &base)?;
-                Overlay::writable(layers, upper, Default::default())
-                    .with_context(|| format!("cannot use the upper {name:?}"))?
-            }
+        let Some(name) = &self.upper else {
+            return self.opened(store, layers, lease, Some(image.manifest_digest));
+        };
+        let base = UpperBase {
+            image: self.image.clone(),
+            manifest: image.manifest_digest,
+            layers: ids,
+        };
+        let upper = named_upper(store, name, &base)?;
+        let overlay = Overlay::writable(layers, upper, Default::default())
+            .with_context(|| format!("cannot use the upper {name:?}"))?;
+        Ok(Opened {
+            content: Arc::new(overlay).into(),
+            manifest: Some(image.manifest_digest),
+            _lease: lease,
+            _scratch: None,
+        })
+    }
+
+    fn open_step(&self, store: &Store, build: &str, step: &str) -> anyhow::Result<Opened> {
+        if self.upper.is_some() || self.layers.is_some() {
+            return Err(usage_error(
+                "--upper and --layers are for images, not for steps of a build",
+            ));
+        }
+        let found = find::step(store, build, step)?;
+        let layers = found.layers(store)?;
+        let lease = store.lease(&found.record.layers_after(found.step()))?;
+        self.opened(store, layers, lease, None)
+    }
+
+    /// The overlay of these layers, with a scratch upper if it is to be changed.
+    fn opened(
+        &self,
+        store: &Store,
+        layers: Vec<Arc<Layer>>,
+        lease: Lease,
+        manifest: Option<Digest>,
+    ) -> anyhow::Result<Opened> {
+        let scratch = self.rw.then(|| store.work_dir()).transpose()?;
+        let overlay = match &scratch {
+            None => Overlay::read_only(layers),
+            Some(work) => Overlay::writable(layers, Upper::scratch(work.path()), Default::default())?,
         };
         Ok(Opened {
-            overlay: Arc::new(overlay),
-            image,
+            content: Arc::new(overlay).into(),
+            manifest,
             _lease: lease,
             _scratch: scratch,
+        })
+    }
+
+    fn open_all(&self, store: &Store) -> anyhow::Result<Opened> {
+        let (id, record) = find::build(store, &self.image)?;
+        let ids = record.steps.iter().flat_map(|step| record.layers_after(step));
+        let ids: Vec<_> = ids.filter(|id| store.has_layer(id)).collect();
+        let lease = store.lease(&ids)?;
+        let planted = forest::plant(store, id, &record)?;
+        for error in &planted.missing {
+            tracing::warn!("{error}");
+        }
+        Ok(Opened {
+            content: Arc::new(planted.forest).into(),
+            manifest: None,
+            _lease: lease,
+            _scratch: None,
         })
     }
 

@@ -26,11 +26,14 @@ fn with_buffer<T>(size: usize, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 pub(super) fn read(overlay: &Overlay, ino: Ino, offset: u64, size: u32, reply: ReplyData) {
-    with_buffer(size.min(MAX_REQUEST) as usize, |buffer| {
-        match overlay.read(ino, offset, buffer) {
-            Ok(read) => reply.data(&buffer[..read.min(buffer.len())]),
-            Err(error) => reply.error(errno(&error)),
-        }
+    read_by(size, reply, |buffer| overlay.read(ino, offset, buffer));
+}
+
+/// Answers with what `read` puts into the buffer.
+pub(super) fn read_by(size: u32, reply: ReplyData, read: impl FnOnce(&mut [u8]) -> Result<usize, Error>) {
+    with_buffer(size.min(MAX_REQUEST) as usize, |buffer| match read(buffer) {
+        Ok(read) => reply.data(&buffer[..read.min(buffer.len())]),
+        Err(error) => reply.error(errno(&error)),
     });
 }
 
@@ -62,6 +65,18 @@ fn drop_privileges(overlay: &Overlay, ino: Ino) -> Result<(), Error> {
 }
 
 pub(super) fn seek(overlay: &Overlay, ino: Ino, offset: i64, whence: i32, reply: ReplyLseek) {
+    seek_by(offset, whence, reply, |offset, what| {
+        overlay.seek(ino, offset, what)
+    });
+}
+
+/// Answers with where `seek` finds data or a hole.
+pub(super) fn seek_by(
+    offset: i64,
+    whence: i32,
+    reply: ReplyLseek,
+    seek: impl FnOnce(u64, Seek) -> Result<u64, Error>,
+) {
     let what = match whence {
         libc::SEEK_DATA => Seek::Data,
         libc::SEEK_HOLE => Seek::Hole,
@@ -70,7 +85,7 @@ pub(super) fn seek(overlay: &Overlay, ino: Ino, offset: i64, whence: i32, reply:
     let Ok(offset) = u64::try_from(offset) else {
         return reply.error(Errno::ENXIO);
     };
-    match overlay.seek(ino, offset, what).map(i64::try_from) {
+    match seek(offset, what).map(i64::try_from) {
         Ok(Ok(found)) => reply.offset(found),
         Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
         Err(error) => reply.error(errno(&error)),

@@ -45,7 +45,7 @@ pub fn run(
         (None, directory) => directory.unwrap_or_default(),
     };
     let options = what.options(Permissions::Kernel);
-    let mounted = mount::kernel(opened.overlay.clone(), &directory, &options).map_err(explain)?;
+    let mounted = mount::kernel(opened.content.clone(), &directory, &options).map_err(explain)?;
     let _watched = watch::start(mounted.place(), None)?;
     let status = run_command(command, mounted.place().directory())?;
     match mounted.unmount() {
@@ -56,7 +56,7 @@ pub fn run(
         result => result?,
     }
     if what.rw {
-        opened.overlay.save().context("cannot save what was changed")?;
+        opened.save()?;
     }
     Ok(exit_code(status))
 }

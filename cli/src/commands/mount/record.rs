@@ -20,7 +20,7 @@ use crate::config::Context;
 pub struct Record {
     /// The image as it was named.
     pub image: String,
-    /// The digest of its manifest.
+    /// The digest of its manifest; empty for a step of a build.
     pub manifest: String,
     /// Where it is mounted.
     pub directory: PathBuf,

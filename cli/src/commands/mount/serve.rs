@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use mica_fs::mount::{self, Means, MountError, Mounted, Permissions, Place};
+use mica_fs::digest::Digest;
+use mica_fs::mount::{self, Content, Means, MountError, Mounted, Permissions, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::record::{self, Record};
@@ -69,7 +70,12 @@ impl What {
     /// The options as arguments for another process.
     fn to_args(&self) -> Vec<String> {
         let mut args = Vec::new();
-        for (wanted, option) in [(self.rw, "--rw"), (self.dev, "--dev"), (self.suid, "--suid")] {
+        for (wanted, option) in [
+            (self.rw, "--rw"),
+            (self.dev, "--dev"),
+            (self.suid, "--suid"),
+            (self.all, "--all"),
+        ] {
             args.extend(wanted.then(|| option.to_owned()));
         }
         args.extend(self.upper.iter().map(|name| format!("--upper={name}")));
@@ -131,26 +137,19 @@ fn serve(
     record::living(context)?;
     let store = context.store()?;
     let opened = what.open(&store)?;
-    let mounted = mount_as_allowed(what, &opened.overlay, directory).map_err(explain)?;
+    let mounted = mount_as_allowed(what, opened.content.clone(), directory).map_err(explain)?;
     let place = mounted.place().clone();
-    let published = record::publish(
-        context,
-        &record_of(what, &opened.image.manifest_digest.to_string(), &place),
-    )?;
-    let _socket = match what.rw {
-        true => Some(control::listen(
-            published.path(),
-            Arc::clone(&store),
-            Arc::clone(&opened.overlay),
-        )?),
-        false => None,
-    };
+    let published = record::publish(context, &record_of(what, opened.manifest, &place))?;
+    let changed = opened.overlay().filter(|_| what.rw);
+    let _socket = changed
+        .map(|overlay| control::listen(published.path(), Arc::clone(&store), Arc::clone(overlay)))
+        .transpose()?;
     let _watched = watch::start(&place, Some(published.path()))?;
     unmount_on_signal(&place)?;
     ready()?;
     let ended = mounted.wait();
     if what.rw {
-        opened.overlay.save().context("cannot save what was changed")?;
+        opened.save()?;
     }
     ended?;
     Ok(ExitCode::SUCCESS)
@@ -158,22 +157,18 @@ fn serve(
 
 /// As root by mount(2), with the kernel checking permissions for everybody; otherwise through fusermount3,
 /// for the user alone.
-fn mount_as_allowed(
-    what: &What,
-    overlay: &Arc<mica_fs::overlay::Overlay>,
-    directory: &Path,
-) -> Result<Mounted, MountError> {
+fn mount_as_allowed(what: &What, content: Content, directory: &Path) -> Result<Mounted, MountError> {
     match nix::unistd::geteuid().is_root() {
-        true => mount::kernel(overlay.clone(), directory, &what.options(Permissions::Kernel)),
-        false => mount::fusermount(overlay.clone(), directory, &what.options(Permissions::Owner)),
+        true => mount::kernel(content, directory, &what.options(Permissions::Kernel)),
+        false => mount::fusermount(content, directory, &what.options(Permissions::Owner)),
     }
 }
 
-fn record_of(what: &What, manifest: &str, place: &Place) -> Record {
+fn record_of(what: &What, manifest: Option<Digest>, place: &Place) -> Record {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Record {
         image: what.image.clone(),
-        manifest: manifest.to_owned(),
+        manifest: manifest.map(|digest| digest.to_string()).unwrap_or_default(),
         directory: place.directory().to_owned(),
         device: place.device(),
         helper: place.means() == Means::Helper,
