@@ -408,6 +408,12 @@ impl<'a> Entry<'a> {
             }))
     }
 
+    /// How many bytes of a file's content lie in the tar.
+    pub fn stored(&self) -> u64 {
+        self.extents()
+            .fold(0, |sum, extent| sum.saturating_add(extent.length))
+    }
+
     fn sparse_map(&self) -> Option<&'a [u8]> {
         let all = self.index.section(self.index.extents)?;
         let first = usize::try_from(u64_at(self.record, 40)).ok()?;

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,8 +17,10 @@ use crate::layer::Layer;
 use crate::layer::index::EntryId;
 
 pub(super) mod host;
+pub(super) mod partial;
 
 use host::BLOCK;
+use partial::{AT_ONCE, Blocks, Partial, Side};
 
 /// The largest size of a file, as the kernel's `off_t` has it.
 const MAX_SIZE: u64 = i64::MAX as u64;
@@ -29,7 +32,25 @@ pub(super) enum Content {
     /// In a file of the host that nobody changes meanwhile.
     Host(Arc<HostFile>),
     Memory(Vec<u8>),
+    /// Some blocks in the flat file, the others in a layer.
+    Partial(Partial),
     /// In the flat file of the inode.
+    Flat,
+}
+
+/// What a change did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Changed {
+    /// Bytes of the flat file that were its own before: what a log says of it stays true.
+    InPlace,
+    /// Bytes in memory, or where bytes lie.
+    Placement,
+}
+
+/// Where the bytes are, for a log.
+pub(super) enum Placement {
+    Memory(Vec<u8>),
+    Partial(Blocks),
     Flat,
 }
 
@@ -67,12 +88,13 @@ impl FileData {
     /// Space in units of 512 bytes. While the bytes are on the move, it is estimated from the size.
     pub fn blocks(&self) -> u64 {
         let estimate = self.size().div_ceil(512);
+        let flat = || Some(self.files.open(self.ino).ok()?.metadata().ok()?.blocks());
         match self.content.try_read().as_deref() {
-            Ok(Content::Flat) => self
-                .files
-                .open(self.ino)
-                .and_then(|file| file.metadata())
-                .map_or(estimate, |metadata| metadata.blocks()),
+            Ok(Content::Flat) => flat().unwrap_or(estimate),
+            Ok(Content::Partial(partial)) => {
+                let flat = flat().unwrap_or(estimate);
+                flat.saturating_add(partial.space().div_ceil(512)).min(estimate)
+            }
             _ => estimate,
         }
     }
@@ -98,17 +120,23 @@ impl FileData {
         }
     }
 
-    /// Whether the next write goes to a flat file.
-    pub fn is_flat(&self) -> bool {
-        matches!(&*self.read_content(), Content::Flat)
+    /// Whether there is a flat file.
+    pub fn has_flat_file(&self) -> bool {
+        matches!(&*self.read_content(), Content::Partial(_) | Content::Flat)
     }
 
-    /// A copy of the bytes if they are in memory.
-    pub fn in_memory(&self) -> Option<Vec<u8>> {
-        match &*self.read_content() {
-            Content::Memory(bytes) => Some(bytes.clone()),
-            _ => None,
+    /// Where the bytes are; before that, foreign ones are moved into the flat file.
+    pub fn placement(&self) -> Result<Placement, Error> {
+        let mut content = self.write_content();
+        match &*content {
+            Content::Layer(..) | Content::Host(_) => self.make_flat(&mut content, self.size())?,
+            Content::Memory(_) | Content::Partial(_) | Content::Flat => {}
         }
+        Ok(match &*content {
+            Content::Memory(bytes) => Placement::Memory(bytes.clone()),
+            Content::Partial(partial) => Placement::Partial(partial.blocks()),
+            _ => Placement::Flat,
+        })
     }
 
     /// Reads at `offset`; less than asked for only at the end of the file.
@@ -131,18 +159,42 @@ impl FileData {
                 buffer[..n].copy_from_slice(&bytes[start..start + n]);
                 Ok(n)
             }
+            Content::Partial(partial) => self.read_partial(partial, offset, buffer),
             Content::Flat => self.flat().and_then(|file| {
                 host::read_full(&file, offset, buffer).map_err(Error::io("read a flat file"))
             }),
         }
     }
 
+    fn read_partial(&self, partial: &Partial, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let flat = self.flat()?;
+        for (side, run) in partial.runs(offset..offset + buffer.len() as u64) {
+            let piece = &mut buffer[small(run.start - offset)..small(run.end - offset)];
+            match side {
+                Side::Layer => partial
+                    .read_layer(run.start, piece)
+                    .map_err(Error::io("read a file of a layer"))?,
+                Side::Flat => {
+                    let read =
+                        host::read_full(&flat, run.start, piece).map_err(Error::io("read a flat file"))?;
+                    // A file that is being truncated.
+                    piece[read..].fill(0);
+                }
+            }
+        }
+        Ok(buffer.len())
+    }
+
     /// Writes all of `data` at `offset`; the first write copies up.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<Changed, Error> {
         let end = end_of(offset, data.len() as u64)?;
         let content = self.read_content();
-        if matches!(&*content, Content::Flat) {
-            return self.write_flat(offset, data, end);
+        match &*content {
+            Content::Flat => return self.write_flat(offset, data, end),
+            Content::Partial(partial) if partial.has(offset..end) => {
+                return self.write_flat(offset, data, end);
+            }
+            _ => {}
         }
         drop(content);
         let mut content = self.write_content();
@@ -155,51 +207,83 @@ impl FileData {
                 }
                 bytes[start..end].copy_from_slice(data);
                 self.size.store(bytes.len() as u64, Ordering::Release);
-                Ok(())
             }
-            _ => self.write_flat(offset, data, end),
+            Content::Partial(partial) => {
+                self.copy_edges(partial, offset..end)?;
+                self.write_flat(offset, data, end)?;
+                self.change_partial(&mut content, |partial| partial.take(&(offset..end)));
+            }
+            _ => drop(self.write_flat(offset, data, end)?),
+        }
+        Ok(Changed::Placement)
+    }
+
+    /// Before a range of a partly copied file is written: copies what shares its first and its last block with it.
+    fn copy_edges(&self, partial: &Partial, range: Range<u64>) -> Result<(), Error> {
+        let flat = self.flat()?;
+        let mut block = [0; BLOCK];
+        for edge in partial.edges(&range) {
+            let piece = &mut block[..small(edge.end - edge.start)];
+            partial
+                .read_layer(edge.start, piece)
+                .and_then(|()| flat.write_all_at(piece, edge.start))
+                .map_err(Error::io("copy up a file"))?;
+        }
+        Ok(())
+    }
+
+    fn change_partial(&self, content: &mut Content, change: impl FnOnce(&mut Partial)) {
+        if let Content::Partial(partial) = content {
+            change(partial);
+            if partial.is_complete() {
+                self.replace(content, Content::Flat);
+            }
         }
     }
 
     /// The content lock is held, shared or alone.
-    fn write_flat(&self, offset: u64, data: &[u8], end: u64) -> Result<(), Error> {
+    fn write_flat(&self, offset: u64, data: &[u8], end: u64) -> Result<Changed, Error> {
         self.unsynced.store(true, Ordering::Release);
         self.flat()?
             .write_all_at(data, offset)
             .map_err(Error::io("write a flat file"))?;
         self.size.fetch_max(end, Ordering::AcqRel);
-        Ok(())
+        Ok(Changed::InPlace)
     }
 
     /// Sets the size; what is copied up is only what remains.
-    pub fn truncate(&self, size: u64) -> Result<(), Error> {
+    pub fn truncate(&self, size: u64) -> Result<Changed, Error> {
         if size > MAX_SIZE {
             return Err(Error::FileTooLarge);
         }
         let mut content = self.write_content();
+        let changed = content.as_changed();
         self.make_writable(&mut content, size, size.min(self.size()))?;
         match &mut *content {
             Content::Memory(bytes) => {
                 bytes.resize(small(size), 0);
             }
-            _ => {
+            content => {
                 self.unsynced.store(true, Ordering::Release);
                 self.flat()?
                     .set_len(size)
                     .map_err(Error::io("truncate a flat file"))?;
+                // Where it grows again there are zeros, not what the layer has.
+                self.change_partial(content, |partial| partial.truncate(size));
             }
         }
         self.size.store(size, Ordering::Release);
-        Ok(())
+        Ok(changed)
     }
 
     /// fallocate(2).
-    pub fn allocate(&self, how: Allocate, offset: u64, length: u64) -> Result<(), Error> {
+    pub fn allocate(&self, how: Allocate, offset: u64, length: u64) -> Result<Changed, Error> {
         if length == 0 {
             return Err(Error::Invalid);
         }
         let end = end_of(offset, length)?;
         let mut content = self.write_content();
+        let changed = content.as_changed();
         let size = self.size();
         let grown = match how {
             Allocate::Extend | Allocate::ZeroRange { keep_size: false } => size.max(end),
@@ -220,13 +304,23 @@ impl FileData {
                     bytes[start..end].fill(0);
                 }
             }
-            _ => {
+            other => {
                 self.unsynced.store(true, Ordering::Release);
+                let empties = matches!(how, Allocate::PunchHole | Allocate::ZeroRange { .. });
+                let range = offset..end.min(grown).max(offset);
+                if let Content::Partial(partial) = &*other
+                    && empties
+                {
+                    self.copy_edges(partial, range.clone())?;
+                }
                 host::allocate(&*self.flat()?, how, offset, length, size, grown)?;
+                if empties {
+                    self.change_partial(other, |partial| partial.take(&range));
+                }
             }
         }
         self.size.store(grown, Ordering::Release);
-        Ok(())
+        Ok(changed)
     }
 
     /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
@@ -235,7 +329,7 @@ impl FileData {
         let size = self.size();
         match &*content {
             Content::Layer(layer, entry) => seek_layer(layer, *entry, offset, what),
-            Content::Memory(_) => seek_dense(size, offset, what),
+            Content::Memory(_) | Content::Partial(_) => seek_dense(size, offset, what),
             Content::Host(file) => host::seek(&host::open(&file.path)?, offset, what),
             Content::Flat => host::seek(&*self.flat()?, offset, what),
         }
@@ -244,7 +338,9 @@ impl FileData {
     /// Makes what was written durable, as fsync(2).
     pub fn sync(&self) -> Result<(), Error> {
         let content = self.read_content();
-        if matches!(&*content, Content::Flat) && self.unsynced.swap(false, Ordering::AcqRel) {
+        if matches!(&*content, Content::Flat | Content::Partial(_))
+            && self.unsynced.swap(false, Ordering::AcqRel)
+        {
             self.flat()?
                 .sync_data()
                 .inspect_err(|_| self.unsynced.store(true, Ordering::Release))
@@ -253,20 +349,11 @@ impl FileData {
         Ok(())
     }
 
-    /// Moves foreign bytes, which a saved state cannot name, into the flat file.
-    pub fn own(&self) -> Result<(), Error> {
-        let mut content = self.write_content();
-        match &*content {
-            Content::Layer(..) | Content::Host(_) => self.make_flat(&mut content, self.size()),
-            Content::Memory(_) | Content::Flat => Ok(()),
-        }
-    }
-
     /// Copy-up: afterwards the bytes are in memory, which has room for `room` bytes in the budget, or in the
-    /// flat file. Only the first `keep` bytes are needed further.
+    /// flat file, of a large file as far as they are changed. Only the first `keep` bytes are needed further.
     fn make_writable(&self, content: &mut Content, room: u64, keep: u64) -> Result<(), Error> {
         match content {
-            Content::Flat => Ok(()),
+            Content::Flat | Content::Partial(_) => Ok(()),
             Content::Memory(_) if room <= SMALL && self.charge(room) => Ok(()),
             Content::Layer(..) | Content::Host(_)
                 if room.max(keep) <= SMALL && self.charge(room.max(keep)) =>
@@ -276,6 +363,15 @@ impl FileData {
                     return Err(cut_short());
                 }
                 self.replace(content, Content::Memory(bytes));
+                Ok(())
+            }
+            Content::Layer(layer, entry) if keep > AT_ONCE => {
+                let partial = Partial::new(Arc::clone(layer), *entry, keep);
+                let flat = self.files.create(self.ino);
+                flat.and_then(|flat| flat.set_len(keep))
+                    .map_err(Error::io("create a flat file"))?;
+                self.unsynced.store(true, Ordering::Release);
+                self.replace(content, Content::Partial(partial));
                 Ok(())
             }
             Content::Memory(_) | Content::Layer(..) | Content::Host(_) => self.make_flat(content, keep),
@@ -329,7 +425,7 @@ impl FileData {
             Content::Host(file) => {
                 host::open(&file.path).and_then(|file| host::seek(&file, offset, Seek::Data))
             }
-            Content::Memory(_) | Content::Flat => Ok(offset),
+            Content::Memory(_) | Content::Partial(_) | Content::Flat => Ok(offset),
         };
         match found {
             Ok(at) => Ok(Some(at)),
@@ -341,7 +437,7 @@ impl FileData {
     fn replace(&self, content: &mut Content, with: Content) {
         match std::mem::replace(content, with) {
             Content::Memory(_) => self.files.release(self.charged.swap(0, Ordering::Relaxed)),
-            Content::Layer(..) | Content::Host(_) | Content::Flat => {}
+            Content::Layer(..) | Content::Host(_) | Content::Partial(_) | Content::Flat => {}
         }
     }
 
@@ -362,8 +458,18 @@ impl Drop for FileData {
     fn drop(&mut self) {
         match self.content.get_mut().unwrap_or_else(PoisonError::into_inner) {
             Content::Memory(_) => self.files.release(*self.charged.get_mut()),
-            Content::Flat if *self.discard.get_mut() => self.files.discard(self.ino),
-            Content::Layer(..) | Content::Host(_) | Content::Flat => {}
+            Content::Flat | Content::Partial(_) if *self.discard.get_mut() => self.files.discard(self.ino),
+            Content::Layer(..) | Content::Host(_) | Content::Partial(_) | Content::Flat => {}
+        }
+    }
+}
+
+impl Content {
+    /// What a change of it is.
+    fn as_changed(&self) -> Changed {
+        match self {
+            Self::Flat => Changed::InPlace,
+            _ => Changed::Placement,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::data::seek_layer;
+use super::data::{Changed, seek_layer};
 use super::inode::{Body, Content};
 use super::*;
 use crate::digest::Digest;
@@ -167,7 +167,7 @@ impl Overlay {
     }
 
     /// Changes the data of a file; its times change now.
-    fn change_data(&self, ino: Ino, change: impl FnOnce(&FileData) -> Result<()>) -> Result<()> {
+    fn change_data(&self, ino: Ino, change: impl FnOnce(&FileData) -> Result<Changed>) -> Result<()> {
         let _changing = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
         let mut tree = self.tree_mut()?;
         let data = tree.own_data(ino.0, true)?;
@@ -176,18 +176,17 @@ impl Overlay {
         self.change_bytes(ino, &data, change)
     }
 
-    /// Changes bytes. Those of a flat file are saved where they lie; all others by the log.
+    /// Changes bytes. Those of a flat file are saved where they lie; all others, and where they lie, by the log.
     pub(super) fn change_bytes(
         &self,
         ino: Ino,
         data: &FileData,
-        change: impl FnOnce(&FileData) -> Result<()>,
+        change: impl FnOnce(&FileData) -> Result<Changed>,
     ) -> Result<()> {
-        let is_saved = !self.keeps_changes() || data.is_flat();
         let changed = change(data);
-        if !is_saved {
+        if !matches!(changed, Ok(Changed::InPlace)) && self.keeps_changes() {
             self.tree().note_data(ino.0);
         }
-        changed
+        changed.map(drop)
     }
 }

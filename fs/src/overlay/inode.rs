@@ -196,8 +196,7 @@ impl Node {
             Body::File(Content::Lower) => {
                 if let Some(entry) = self.origin.and_then(|origin| lower.entry(origin)) {
                     size = entry.size();
-                    let space = entry.extents().fold(0u64, |sum, e| sum.saturating_add(e.length));
-                    blocks = space.div_ceil(512);
+                    blocks = entry.stored().div_ceil(512);
                 }
             }
             Body::File(Content::Own(own)) => data = Some(Arc::clone(own)),

@@ -117,6 +117,10 @@ impl Overlay {
                 data(Bytes::Host(Arc::new(file)), size)
             }
         };
+        if self.keeps_changes() {
+            // A saved state can only name the layer that the file itself comes from.
+            data.placement()?;
+        }
         Ok(Body::File(Content::Own(Arc::new(data))))
     }
 }

@@ -175,7 +175,7 @@ impl Active {
     }
 
     fn remove_strays(&self, tree: &Tree) -> Result<()> {
-        let is_flat = |body: &Body| matches!(body, Body::File(Content::Own(data)) if data.is_flat());
+        let is_flat = |body: &Body| matches!(body, Body::File(Content::Own(data)) if data.has_flat_file());
         let flat = tree.nodes.iter().filter(|(_, node)| is_flat(&node.body));
         let named: HashSet<_> = flat.map(|(ino, _)| self.files.path(*ino)).collect();
         for file in fs::read_dir(self.files.directory()).map_err(Error::io("list the upper's files"))? {

@@ -1,5 +1,7 @@
 //! Content, metadata and attributes of single nodes, and the errors.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::layer::index::EntryId;
 
@@ -40,6 +42,118 @@ fn what_cannot_be_is_refused() {
     let reader = Overlay::read_only(s.layers.clone());
     assert_eq!(errno(reader.unlink(root, b"f")), libc::EROFS);
     assert_eq!(errno(reader.set_attr(f, &size(0))), libc::EROFS);
+}
+
+/// What a file of 300,000 bytes, no two blocks of it alike, has at an offset.
+fn patterned() -> Vec<u8> {
+    (0..300_000u32)
+        .map(|at| (at / 4096 * 31 + at % 251) as u8)
+        .collect()
+}
+
+fn on_disk(s: &Session, ino: Ino) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let flat = s.dir.path().join("upper").join(format!("{:x}", ino.0));
+    std::fs::metadata(flat).expect("a flat file").blocks() * 512
+}
+
+#[test]
+fn a_change_of_a_large_file_costs_what_it_changes() {
+    let before = patterned();
+    let s = Session::new(&[&[("/f", Member::File(before.clone()))]]);
+    let ino = s.ino("/f");
+    s.overlay.write(ino, 100_000, b"changed").expect("written");
+    let mut expected = before;
+    expected[100_000..100_007].copy_from_slice(b"changed");
+    assert!(s.read("/f") == expected);
+    assert!(on_disk(&s, ino) <= 4 * 4096, "{}", on_disk(&s, ino));
+    assert_eq!(s.attr("/f").blocks, 300_000_u64.div_ceil(512));
+    // What is cut off does not come back.
+    s.overlay.set_attr(ino, &size(5000)).expect("truncated");
+    s.overlay.set_attr(ino, &size(1 << 40)).expect("extended");
+    assert!(s.attr("/f").blocks < 64);
+    s.overlay.set_attr(ino, &size(120_000)).expect("truncated");
+    expected.truncate(5000);
+    expected.resize(120_000, 0);
+    assert!(s.read("/f") == expected);
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(u64, u8, usize),
+    Truncate(u64),
+    Allocate(Allocate, u64, u64),
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let near = prop_oneof![0..330_000u64, (0..80u64).prop_map(|block| block * 4096)];
+    let how = prop_oneof![
+        Just(Allocate::Extend),
+        Just(Allocate::KeepSize),
+        Just(Allocate::PunchHole),
+        Just(Allocate::ZeroRange { keep_size: true }),
+        Just(Allocate::ZeroRange { keep_size: false }),
+    ];
+    let change = prop_oneof![
+        6 => (near.clone(), any::<u8>(), prop_oneof![1..9000usize, 1..200_000usize])
+            .prop_map(|(at, byte, length)| Change::Write(at, byte, length)),
+        1 => near.clone().prop_map(Change::Truncate),
+        2 => (how, near, 1..20_000u64).prop_map(|(how, at, length)| Change::Allocate(how, at, length)),
+    ];
+    prop::collection::vec(change, 1..20)
+}
+
+impl Change {
+    fn apply(&self, overlay: &Overlay, ino: Ino) {
+        match *self {
+            Self::Write(at, byte, length) => {
+                overlay.write(ino, at, &vec![byte; length]).expect("written");
+            }
+            Self::Truncate(to) => {
+                overlay.set_attr(ino, &size(to)).expect("truncated");
+            }
+            Self::Allocate(how, at, length) => overlay.allocate(ino, how, at, length).expect("allocated"),
+        }
+    }
+
+    /// The same to bytes.
+    fn imitate(&self, bytes: &mut Vec<u8>) {
+        match *self {
+            Self::Write(at, byte, length) => {
+                let (start, end) = (at as usize, at as usize + length);
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[start..end].fill(byte);
+            }
+            Self::Truncate(to) => bytes.resize(to as usize, 0),
+            Self::Allocate(how, at, length) => {
+                let (start, end) = (at as usize, (at + length) as usize);
+                if matches!(how, Allocate::Extend | Allocate::ZeroRange { keep_size: false }) {
+                    bytes.resize(bytes.len().max(end), 0);
+                }
+                if matches!(how, Allocate::PunchHole | Allocate::ZeroRange { .. }) {
+                    let (start, end) = (start.min(bytes.len()), end.min(bytes.len()));
+                    bytes[start..end].fill(0);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_large_file_is_changed_as_bytes_are(changes in changes()) {
+        let mut expected = patterned();
+        let s = Session::new(&[&[("/f", Member::File(expected.clone()))]]);
+        let ino = s.ino("/f");
+        for change in changes {
+            change.apply(&s.overlay, ino);
+            change.imitate(&mut expected);
+            prop_assert_eq!(s.attr("/f").size, expected.len() as u64);
+            prop_assert!(s.read("/f") == expected, "after {change:?}");
+        }
+    }
 }
 
 #[test]
@@ -141,8 +255,8 @@ fn privileges_end_with_the_owner() {
 
 #[test]
 fn holes_are_found_and_kept() {
-    let mut sparse = vec![0; 1 << 20];
-    sparse[500_000] = 1;
+    let mut sparse = vec![0; 60_000];
+    sparse[20_000] = 1;
     let s = Session::new(&[&[("/f", Member::File(sparse.clone()))]]);
     let f = s.ino("/f");
     s.overlay.write(f, 0, b"x").expect("written");
@@ -154,9 +268,9 @@ fn holes_are_found_and_kept() {
     );
     s.overlay.set_attr(f, &size(1 << 40)).expect("extended");
     s.overlay.write(f, (1 << 40) - 1, b"y").expect("written");
-    let hole = s.overlay.seek(f, 600_000, Seek::Hole).expect("a hole");
+    let hole = s.overlay.seek(f, 20_000, Seek::Hole).expect("a hole");
     let data = s.overlay.seek(f, hole, Seek::Data).expect("data");
-    assert!(hole < 700_000 && data > (1 << 40) - 8192);
+    assert!(hole < 30_000 && data > (1 << 40) - 8192);
     assert_eq!(errno(s.overlay.seek(f, 1 << 40, Seek::Data)), libc::ENXIO);
     let new = s.create("/small", NewKind::File);
     s.overlay.write(new, 0, b"abc").expect("written");

@@ -71,7 +71,7 @@ impl Dice {
     }
 
     fn bytes(&mut self) -> Vec<u8> {
-        let size = [0, 3, 5000, 16_384, 40_000][self.roll(5) as usize];
+        let size = [0, 3, 5000, 16_384, 40_000, 100_000][self.roll(6) as usize];
         let byte = self.roll(4) as u8;
         vec![byte; size]
     }

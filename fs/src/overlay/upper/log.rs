@@ -17,7 +17,7 @@ use crate::digest::{Digest, Hasher};
 use crate::layer::Layer;
 
 /// The first bytes of a log; the last one is the version of the format.
-const MAGIC: [u8; 8] = *b"micaupr\x02";
+const MAGIC: [u8; 8] = *b"micaupr\x03";
 /// Length and digest.
 const FRAME: usize = 8 + 32;
 /// So many bytes are allocated ahead. A sync that changes no metadata of the host's filesystem, not even the size of a

@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use super::Unsaved;
 use crate::layer::Xattrs;
 use crate::layer::index::EntryId;
-use crate::overlay::data::{Content as Bytes, FileData};
+use crate::overlay::data::partial::{Blocks, Partial};
+use crate::overlay::data::{Content as Bytes, FileData, Placement};
 use crate::overlay::flat::FlatFiles;
 use crate::overlay::inode::{Body, Content, Dir, Node, Override};
-use crate::overlay::lower::Origin;
+use crate::overlay::lower::{Lowers, Origin};
 use crate::overlay::tree::Tree;
 use crate::overlay::{Arc, Device, Ino, Result, Timestamp};
 
@@ -32,6 +33,7 @@ const NAME_AS_BELOW: u8 = 2;
 
 const IN_MEMORY: u8 = 0;
 const FLAT: u8 = 1;
+const PARTIAL: u8 = 2;
 
 /// What one frame is to say: names and metadata as they were under the lock. The bytes of files are still to be
 /// added, which takes time and so happens outside of it.
@@ -113,17 +115,16 @@ impl Batch {
         for (ino, data) in data {
             out.0.push(CONTENT);
             out.u64(ino);
-            data.own()?;
-            match data.in_memory() {
-                Some(bytes) => {
+            match data.placement()? {
+                Placement::Memory(bytes) => {
                     out.0.push(IN_MEMORY);
                     out.bytes(&bytes);
+                    continue;
                 }
-                None => {
-                    out.0.push(FLAT);
-                    flat.push(data);
-                }
+                Placement::Flat => out.0.push(FLAT),
+                Placement::Partial(blocks) => out.blocks(&blocks),
             }
+            flat.push(data);
         }
         if !flat.is_empty() {
             files.sync(&flat)?;
@@ -153,6 +154,16 @@ impl Writer {
     fn bytes(&mut self, bytes: &[u8]) {
         self.u32(bytes.len() as u32);
         self.0.extend_from_slice(bytes);
+    }
+
+    fn blocks(&mut self, blocks: &Blocks) {
+        self.0.push(PARTIAL);
+        self.u64(blocks.shown);
+        self.u64(blocks.copied.len() as u64);
+        for (number, bits) in &blocks.copied {
+            self.u64(*number);
+            self.u64(*bits);
+        }
     }
 
     fn time(&mut self, time: Timestamp) {
@@ -251,15 +262,15 @@ pub(super) fn restore<'a>(payloads: impl Iterator<Item = &'a [u8]>, tree: &mut T
     }
     let files = tree.files().map_err(|_| BROKEN)?;
     let mut moved = Vec::new();
-    for (ino, bytes) in &saved.contents {
+    for (ino, content) in &saved.contents {
         let Some(node) = saved.nodes.get_mut(ino) else {
             continue;
         };
         if !saved.own.contains(ino) {
             return Err(BROKEN);
         }
-        let data = open(*ino, *bytes, &files)?;
-        if bytes.is_some() && data.is_flat() {
+        let data = open(*ino, content, node.origin, &tree.lower, &files)?;
+        if matches!(content, Saved::Memory(_)) && data.has_flat_file() {
             moved.push(*ino);
         }
         node.body = Body::File(Content::Own(Arc::new(data)));
@@ -274,21 +285,41 @@ pub(super) fn restore<'a>(payloads: impl Iterator<Item = &'a [u8]>, tree: &mut T
     Ok(moved)
 }
 
-/// The content of a file: these bytes, or those of its flat file.
-fn open(ino: u64, bytes: Option<&[u8]>, files: &Arc<FlatFiles>) -> Decoded<FileData> {
-    let Some(bytes) = bytes else {
-        let size = files
-            .open(ino)
-            .and_then(|file| file.metadata())
-            .map_err(|_| "a file that its state names is missing")?
-            .len();
-        return Ok(FileData::new(ino, Arc::clone(files), Bytes::Flat, size));
-    };
-    let data = FileData::new(ino, Arc::clone(files), Bytes::Memory(Vec::new()), 0);
-    match data.write(0, bytes) {
-        Ok(()) => Ok(data),
-        Err(_) => Err("its data cannot be restored"),
+/// The content of a file that came from `origin`, if from anywhere.
+fn open(
+    ino: u64,
+    content: &Saved<'_>,
+    origin: Option<Origin>,
+    lower: &Lowers,
+    files: &Arc<FlatFiles>,
+) -> Decoded<FileData> {
+    let data = |content, size| FileData::new(ino, Arc::clone(files), content, size);
+    if let Saved::Memory(bytes) = content {
+        let data = data(Bytes::Memory(Vec::new()), 0);
+        return match data.write(0, bytes) {
+            Ok(_) => Ok(data),
+            Err(_) => Err("its data cannot be restored"),
+        };
     }
+    let size = files
+        .open(ino)
+        .and_then(|file| file.metadata())
+        .map_err(|_| "a file that its state names is missing")?
+        .len();
+    let Saved::Partial(blocks) = content else {
+        return Ok(data(Bytes::Flat, size));
+    };
+    let origin = origin.ok_or(BROKEN)?;
+    let layer = Arc::clone(lower.layer(origin).ok_or(BROKEN)?);
+    let partial = Partial::restored(layer, origin.entry, blocks, size).ok_or(BROKEN)?;
+    Ok(data(Bytes::Partial(partial), size))
+}
+
+/// Where the bytes of a file are said to be.
+enum Saved<'a> {
+    Memory(&'a [u8]),
+    Partial(Blocks),
+    Flat,
 }
 
 /// What the frames so far say.
@@ -298,8 +329,7 @@ struct Restoring<'a> {
     nodes: HashMap<u64, Box<Node>>,
     /// Files with content of their own.
     own: HashSet<u64>,
-    /// The content; none if it lies in the flat file.
-    contents: HashMap<u64, Option<&'a [u8]>>,
+    contents: HashMap<u64, Saved<'a>>,
 }
 
 impl<'a> Restoring<'a> {
@@ -317,12 +347,13 @@ impl<'a> Restoring<'a> {
                 }
                 NAME => self.name(ino, &mut input)?,
                 CONTENT => {
-                    let bytes = match input.u8()? {
-                        IN_MEMORY => Some(input.bytes()?),
-                        FLAT => None,
+                    let content = match input.u8()? {
+                        IN_MEMORY => Saved::Memory(input.bytes()?),
+                        PARTIAL => Saved::Partial(input.blocks()?),
+                        FLAT => Saved::Flat,
                         _ => return Err(BROKEN),
                     };
-                    self.contents.insert(ino, bytes);
+                    self.contents.insert(ino, content);
                 }
                 _ => return Err(BROKEN),
             }
@@ -420,6 +451,14 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Decoded<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn blocks(&mut self) -> Decoded<Blocks> {
+        let shown = self.u64()?;
+        let count = self.u64()?;
+        let copied = (0..count).map(|_| Ok((self.u64()?, self.u64()?)));
+        let copied = copied.collect::<Decoded<_>>()?;
+        Ok(Blocks { shown, copied })
     }
 
     fn bytes(&mut self) -> Decoded<&'a [u8]> {

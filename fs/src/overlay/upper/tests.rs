@@ -288,3 +288,47 @@ fn several_are_synced_for_the_price_of_one() {
     assert_eq!(named.cost(Durable::All), 0);
     assert_eq!(named.crash().session.read("/three"), b"/three");
 }
+
+#[test]
+fn a_large_file_is_saved_as_what_changed_of_it() {
+    let mut expected: Vec<u8> = (0..1_000_000_u32).map(|at| (at / 4096 + at) as u8).collect();
+    let mut named = Named::new(&[&[("/f", Member::File(expected.clone()))]]);
+    let mut change = |named: &Named, at: u64, bytes: &[u8]| {
+        let ino = named.session.ino("/f");
+        named.session.overlay.write(ino, at, bytes).expect("written");
+        expected[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+    };
+    change(&named, 500_000, b"first");
+    assert!(named.cost(Durable::All) < 500);
+    // In a block that is the upper's already: what the log says of the file stays true.
+    change(&named, 500_100, b"in place");
+    assert_eq!(named.cost(Durable::Data), 0);
+    change(&named, 999_990, b"second");
+    assert!(named.cost(Durable::Data) < 500);
+    named = named.crash();
+    change(&named, 4_090, b"over the edge");
+    assert!(named.session.read("/f") == expected);
+    let flat = fs::read_dir(named.at.join(FILES))
+        .expect("listed")
+        .next()
+        .expect("a file");
+    let metadata = flat.and_then(|file| file.metadata()).expect("metadata");
+    assert!(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 <= 6 * 4096);
+    named.sync(Durable::All);
+    named = named.crash();
+    assert!(named.session.read("/f") == expected);
+    // What was cut off does not come back.
+    let ino = named.session.ino("/f");
+    for size in [300_000, 600_000] {
+        let changes = crate::overlay::Changes {
+            size: Some(size),
+            ..Default::default()
+        };
+        named.session.overlay.set_attr(ino, &changes).expect("truncated");
+    }
+    named.sync(Durable::Data);
+    named = named.crash();
+    expected.truncate(300_000);
+    expected.resize(600_000, 0);
+    assert!(named.session.read("/f") == expected);
+}
