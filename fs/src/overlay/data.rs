@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -20,7 +19,7 @@ pub(super) mod host;
 pub(super) mod partial;
 
 use host::BLOCK;
-use partial::{AT_ONCE, Blocks, Partial, Side};
+use partial::{AT_ONCE, Blocks, Partial};
 
 /// The largest size of a file, as the kernel's `off_t` has it.
 const MAX_SIZE: u64 = i64::MAX as u64;
@@ -166,25 +165,6 @@ impl FileData {
         }
     }
 
-    fn read_partial(&self, partial: &Partial, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
-        let flat = self.flat()?;
-        for (side, run) in partial.runs(offset..offset + buffer.len() as u64) {
-            let piece = &mut buffer[small(run.start - offset)..small(run.end - offset)];
-            match side {
-                Side::Layer => partial
-                    .read_layer(run.start, piece)
-                    .map_err(Error::io("read a file of a layer"))?,
-                Side::Flat => {
-                    let read =
-                        host::read_full(&flat, run.start, piece).map_err(Error::io("read a flat file"))?;
-                    // A file that is being truncated.
-                    piece[read..].fill(0);
-                }
-            }
-        }
-        Ok(buffer.len())
-    }
-
     /// Writes all of `data` at `offset`; the first write copies up.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<Changed, Error> {
         let end = end_of(offset, data.len() as u64)?;
@@ -216,29 +196,6 @@ impl FileData {
             _ => drop(self.write_flat(offset, data, end)?),
         }
         Ok(Changed::Placement)
-    }
-
-    /// Before a range of a partly copied file is written: copies what shares its first and its last block with it.
-    fn copy_edges(&self, partial: &Partial, range: Range<u64>) -> Result<(), Error> {
-        let flat = self.flat()?;
-        let mut block = [0; BLOCK];
-        for edge in partial.edges(&range) {
-            let piece = &mut block[..small(edge.end - edge.start)];
-            partial
-                .read_layer(edge.start, piece)
-                .and_then(|()| flat.write_all_at(piece, edge.start))
-                .map_err(Error::io("copy up a file"))?;
-        }
-        Ok(())
-    }
-
-    fn change_partial(&self, content: &mut Content, change: impl FnOnce(&mut Partial)) {
-        if let Content::Partial(partial) = content {
-            change(partial);
-            if partial.is_complete() {
-                self.replace(content, Content::Flat);
-            }
-        }
     }
 
     /// The content lock is held, shared or alone.

@@ -3,11 +3,14 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::host::BLOCK;
+use super::host::{self, BLOCK};
+use super::{Content, FileData, small};
 use crate::layer::Layer;
 use crate::layer::index::EntryId;
+use crate::overlay::Error;
 
 /// A copy-up of up to so many bytes is made at once: reading a file from two places is not worth less.
 pub(super) const AT_ONCE: u64 = 64 << 10;
@@ -38,7 +41,7 @@ pub(in crate::overlay) struct Blocks {
 
 /// One of the two places.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::overlay) enum Side {
+enum Side {
     Layer,
     Flat,
 }
@@ -102,7 +105,7 @@ impl Partial {
     }
 
     /// A range in pieces that lie in one place each.
-    pub fn runs(&self, range: Range<u64>) -> impl Iterator<Item = (Side, Range<u64>)> {
+    fn runs(&self, range: Range<u64>) -> impl Iterator<Item = (Side, Range<u64>)> {
         let mut at = range.start;
         std::iter::from_fn(move || {
             if at >= range.end {
@@ -183,4 +186,53 @@ impl Partial {
 /// How many words of bits a file of `size` bytes has.
 fn words(size: u64) -> u64 {
     size.div_ceil(BLOCK_SIZE).div_ceil(BITS)
+}
+
+impl FileData {
+    pub(super) fn read_partial(
+        &self,
+        partial: &Partial,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize, Error> {
+        let flat = self.flat()?;
+        for (side, run) in partial.runs(offset..offset + buffer.len() as u64) {
+            let piece = &mut buffer[small(run.start - offset)..small(run.end - offset)];
+            match side {
+                Side::Layer => partial
+                    .read_layer(run.start, piece)
+                    .map_err(Error::io("read a file of a layer"))?,
+                Side::Flat => {
+                    let read =
+                        host::read_full(&flat, run.start, piece).map_err(Error::io("read a flat file"))?;
+                    // A file that is being truncated.
+                    piece[read..].fill(0);
+                }
+            }
+        }
+        Ok(buffer.len())
+    }
+
+    /// Before a range of a partly copied file is written: copies what shares its first and its last block with it.
+    pub(super) fn copy_edges(&self, partial: &Partial, range: Range<u64>) -> Result<(), Error> {
+        let flat = self.flat()?;
+        let mut block = [0; BLOCK];
+        for edge in partial.edges(&range) {
+            let piece = &mut block[..small(edge.end - edge.start)];
+            partial
+                .read_layer(edge.start, piece)
+                .and_then(|()| flat.write_all_at(piece, edge.start))
+                .map_err(Error::io("copy up a file"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn change_partial(&self, content: &mut Content, change: impl FnOnce(&mut Partial)) {
+        if let Content::Partial(partial) = content {
+            change(partial);
+            if partial.is_complete() {
+                self.replace(content, Content::Flat);
+            }
+        }
+    }
 }
