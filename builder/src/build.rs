@@ -26,7 +26,7 @@ pub enum Error {
 }
 
 /// Builds the image that `dockerfile` describes. Its blobs are in the store, which does not list it yet. The linter hears
-/// of what is built, and may forbid it. The solver's ledger goes into the store.
+/// of what is built, and may forbid it. What the Dockerfile takes as given is asked of `images`. The solver's ledger goes into the store.
 ///
 /// # Errors
 /// [`Error`]; what the steps before the failed one gave stays in the cache.
@@ -35,8 +35,9 @@ pub fn build(
     request: &Request,
     solver: &Solver<'_>,
     linter: &Linter<'_>,
+    images: &dyn FindImage,
 ) -> Result<Product, Error> {
-    let result = execute(dockerfile, request, solver, linter);
+    let result = execute(dockerfile, request, solver, linter, images);
     let (outcome, image) = match &result {
         Ok(product) => (BuildResult::Built, Some(&product.image)),
         Err(Error::Step(error)) if matches!(*error.source, StepError::Stopped) => {
@@ -53,9 +54,9 @@ fn execute(
     request: &Request,
     solver: &Solver<'_>,
     linter: &Linter<'_>,
+    images: &dyn FindImage,
 ) -> Result<Product, Error> {
-    let images = StoreImages(solver.store);
-    let graph = plan::plan(dockerfile, request, &images, linter).map_err(Error::Dockerfile)?;
+    let graph = plan::plan(dockerfile, request, images, linter).map_err(Error::Dockerfile)?;
     linter.verdict().map_err(Error::Dockerfile)?;
     let built = solver.solve(&graph)?;
     let mut config = graph.stage(graph.target).config.clone();

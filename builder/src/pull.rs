@@ -19,10 +19,12 @@ use crate::reference::Reference;
 use crate::registry::{Client, ManifestName, RegistryError, RemoteImage, RemoteImageError, Repository};
 
 mod feed;
+mod images;
 mod layer;
 #[cfg(test)]
 mod tests;
 
+pub use images::{Images, When};
 pub use layer::LayerError;
 
 /// How many layers are fetched at once, as by Docker.

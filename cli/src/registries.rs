@@ -4,11 +4,36 @@ use std::env;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use mica_builder::pull::When;
 use mica_builder::registry::{Client, Credentials, Password, Settings, credentials::Login};
 use mica_builder::solver::Stop;
 
 use crate::commands::build::with_hint;
 use crate::diagnostic::{usage_error, warn};
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum PullWhen {
+    /// Always: what its registry has counts
+    #[value(aliases = ["true", "1", "newer", "ifnewer"])]
+    Always,
+    /// If the store has none of that name
+    #[default]
+    #[value(aliases = ["false", "0", "ifmissing"])]
+    Missing,
+    /// Never
+    Never,
+}
+
+impl From<PullWhen> for When {
+    fn from(when: PullWhen) -> Self {
+        match when {
+            PullWhen::Always => Self::Always,
+            PullWhen::Missing => Self::Missing,
+            PullWhen::Never => Self::Never,
+        }
+    }
+}
 
 /// The options of every command that speaks to registries.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -134,6 +134,10 @@ impl HttpError {
             (Some(rustls::Error::AlertReceived(_)), _) => Cause::Alert,
             (Some(_), _) => Cause::NoTls,
             (None, ureq::Error::HostNotFound) => Cause::UnknownHost,
+            // What the standard library says of getaddrinfo(3).
+            (None, ureq::Error::Io(error)) if error.to_string().contains("failed to lookup address") => {
+                Cause::UnknownHost
+            }
             (None, _) => Cause::Connection,
         })
     }
@@ -143,13 +147,13 @@ impl HttpError {
         match self {
             Self::Status { status, .. } => is_passing_status(*status),
             Self::Transport { source, .. } => {
-                matches!(self.cause(), Some(Cause::Connection | Cause::UnknownHost))
+                // Who is not connected does not want to wait for the news.
+                self.cause() == Some(Cause::Connection)
                     && matches!(
                         **source,
                         ureq::Error::Io(_)
                             | ureq::Error::Timeout(_)
                             | ureq::Error::ConnectionFailed
-                            | ureq::Error::HostNotFound
                             | ureq::Error::Protocol(_)
                     )
             }

@@ -2,18 +2,22 @@
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use mica_builder::build::build;
 use mica_builder::dockerfile::parse;
 use mica_builder::export::Owners;
 use mica_builder::ledger::Ledger;
 use mica_builder::lint::Linter;
+use mica_builder::pull::{Images, JOBS, Pull};
 use mica_builder::remote::Fetcher;
 use mica_builder::sandbox::{self, IdMode, UserNs};
 use mica_builder::solver::{CachePolicy, Jobs, Solver, Stop};
 
+use crate::commands::pull;
 use crate::config::Context;
 use crate::diagnostic::hint;
+use crate::progress::transfer::{Shown, Transfers};
 use crate::progress::{Progress, Style};
 use crate::signals;
 
@@ -69,7 +73,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = &*context.store()?;
     // Removed at the end, and by the next command if this one is killed.
     let work = store.work_dir()?;
-    let stop = Stop::default();
+    let stop = Arc::new(Stop::default());
     let stopped = || stop.is_stopped();
     let started = agents::open(&args.steps.ssh, &place, work.path())?;
     let agents = agents::sockets(&started);
@@ -107,6 +111,24 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(true) => CachePolicy::Refresh,
         _ => CachePolicy::Use,
     };
+    let client = args.registry.client(&stop)?;
+    let transfers = Transfers::start(match args.display.progress {
+        _ if quiet => Shown::Nothing,
+        Style::Quiet | Style::RawJson => Shown::Nothing,
+        Style::Plain => Shown::Lines,
+        Style::Auto | Style::Tty => Shown::Bars,
+    });
+    let hears = |event| pull::show(&transfers, event);
+    let images = Images::new(
+        Pull {
+            store,
+            client: &client,
+            platform: None,
+            jobs: JOBS,
+            listener: &hears,
+        },
+        args.pull.into(),
+    );
     let result = signals::stopping(&stop, || {
         let solver = Solver {
             store,
@@ -122,7 +144,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             ledger: &ledger,
             stop: &stop,
         };
-        build(&dockerfile, &request, &solver, &linter)
+        build(&dockerfile, &request, &solver, &linter, &images)
     })?;
     let product = match result {
         Ok(product) if args.image.squash == Some(true) => product.squashed(store)?,

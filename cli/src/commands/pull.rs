@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use mica_builder::image::Platform;
+use mica_builder::image::{Image, ImageError, Platform};
 use mica_builder::plan;
-use mica_builder::pull::{JOBS, LayerState, Naming, Pull, PullEvent, Pulled};
+use mica_builder::pull::{JOBS, LayerState, Naming, Pull, PullEvent, Pulled, When};
 use mica_builder::reference::Reference;
 use mica_builder::registry::Client;
 use mica_builder::solver::Stop;
@@ -14,7 +14,7 @@ use mica_fs::store::Store;
 use crate::commands::build::with_hint;
 use crate::config::Context;
 use crate::diagnostic::{usage_error, warn};
-use crate::progress::transfer::{State, Transfers};
+use crate::progress::transfer::{Shown, State, Transfers};
 use crate::registries::Options;
 use crate::signals;
 
@@ -72,7 +72,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         client: &client,
         platform,
         jobs: args.jobs,
-        transfers: Transfers::start(args.quiet),
+        transfers: Transfers::start(match args.quiet {
+            true => Shown::Nothing,
+            false => Shown::Bars,
+        }),
     };
     let names = || match args.all_tags {
         true => all_tags(&client, &reference, &args.name),
@@ -146,6 +149,24 @@ impl Puller<'_> {
         let pulled = pull.pull(reference, naming);
         self.transfers.end();
         pulled.map_err(|e| with_hint(e.hint(), e))
+    }
+
+    /// The image of that name, of the store or of its registry.
+    ///
+    /// # Errors
+    /// With a hint.
+    pub fn image(&self, name: &str, when: When) -> anyhow::Result<Image> {
+        let stored = || Image::find(self.store, name).map_err(|e| with_hint(e.hint(), e));
+        let Ok(reference) = Reference::parse(name) else {
+            return stored();
+        };
+        let is_missing = || matches!(Image::find(self.store, name), Err(ImageError::Unknown { .. }));
+        match when {
+            When::Always => {}
+            When::Missing if is_missing() => {}
+            When::Missing | When::Never => return stored(),
+        }
+        Ok(self.pull(&reference, Naming::Named)?.image)
     }
 }
 

@@ -4,20 +4,27 @@ use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use mica_builder::graph::Network;
 use mica_builder::image::Image;
 use mica_builder::op::identity::Accounts;
 use mica_builder::op::run::{self, credentials, environment, working_directory};
+use mica_builder::pull::JOBS;
 use mica_builder::rootfs::Rootfs;
 use mica_builder::sandbox::{Spec, Stdin, Stdio, terminal};
+use mica_builder::solver::Stop;
+use mica_fs::store::Store;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::commands::build::{enter_sandbox, with_hint};
+use crate::commands::pull::Puller;
 use crate::config::Context;
 use crate::diagnostic::usage_error;
+use crate::progress::transfer::{Shown, Transfers};
+use crate::registries::{Options, PullWhen};
 use crate::volume::Volume;
 
 /// Run a command in an image
@@ -67,6 +74,13 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
 
+    /// When to pull the image
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pull: PullWhen,
+
+    #[command(flatten)]
+    registry: Options,
+
     /// What the command can reach
     #[arg(long, value_name = "MODE", default_value = "host")]
     network: NetworkMode,
@@ -99,6 +113,19 @@ impl Args {
     }
 }
 
+/// The image, pulled if need be. Until its command runs, a signal ends mica as any program.
+fn image(args: &Args, store: &Store) -> anyhow::Result<Image> {
+    let client = args.registry.client(&Arc::new(Stop::default()))?;
+    let puller = Puller {
+        store,
+        client: &client,
+        platform: None,
+        jobs: JOBS,
+        transfers: Transfers::start(Shown::Bars),
+    };
+    puller.image(args.image(), args.pull.into())
+}
+
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let volumes = args
@@ -108,7 +135,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     enter_sandbox()?;
     let store = &*context.store()?;
-    let image = Image::find(store, args.image()).map_err(|e| with_hint(e.hint(), e))?;
+    let image = image(&args, store)?;
     let command = command(&args, &image)?;
     let network = run::sandbox_network(match args.network {
         NetworkMode::Host => Network::Host,

@@ -27,6 +27,17 @@ pub enum State {
     Ended(&'static str),
 }
 
+/// How much is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    /// Bars on a terminal, else lines.
+    Bars,
+    /// Line by line.
+    Lines,
+    /// Nothing.
+    Nothing,
+}
+
 /// Draws what becomes of blobs.
 pub struct Transfers {
     picture: Option<Mutex<Picture>>,
@@ -40,16 +51,16 @@ struct Picture {
 }
 
 impl Transfers {
-    /// Begins to draw, unless it is to be `quiet`.
-    pub fn start(quiet: bool) -> Self {
+    /// Begins to draw.
+    pub fn start(shown: Shown) -> Self {
         let picture = Picture {
-            is_terminal: std::io::stderr().is_terminal(),
+            is_terminal: shown == Shown::Bars && std::io::stderr().is_terminal(),
             blobs: Vec::new(),
             drawn: 0,
             last: None,
         };
         Self {
-            picture: (!quiet).then(|| Mutex::new(picture)),
+            picture: (shown != Shown::Nothing).then(|| Mutex::new(picture)),
         }
     }
 

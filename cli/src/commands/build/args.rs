@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mica_builder::cache::Mode;
 
 use crate::progress::Style;
+use crate::registries::{Options, PullWhen};
 
 /// Build an image from a Dockerfile
 ///
@@ -52,9 +53,9 @@ pub struct Args {
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Vec<String>,
 
-    /// Accepted as docker has it: images come from the store, and there is nothing to pull
-    #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
-    pub pull: Option<bool>,
+    /// When to pull the images that the Dockerfile names; without WHEN: always
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_value = "missing", default_missing_value = "always")]
+    pub pull: PullWhen,
 
     /// Check the Dockerfile, and build nothing: --call=check
     #[arg(long, conflicts_with = "call")]
@@ -75,6 +76,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub cache: CacheArgs,
+
+    #[command(flatten)]
+    pub registry: Options,
 
     #[command(flatten)]
     pub display: DisplayArgs,

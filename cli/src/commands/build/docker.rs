@@ -41,9 +41,6 @@ pub fn notes(args: &Args) -> anyhow::Result<Vec<String>> {
         }
     }
     let mut notes = Vec::new();
-    if args.pull == Some(true) {
-        notes.push("--pull: no image was pulled: they come from the store".to_owned());
-    }
     for text in &args.cache.cache_from {
         notes.push(format!(
             "--cache-from {text}: only the cache of the store is used"
