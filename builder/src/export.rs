@@ -12,14 +12,12 @@ use mica_fs::overlay::{Attr, Error as OverlayError, Follow, Ino, Overlay};
 use mica_fs::path::ImagePath;
 use mica_fs::store::{Store, StoreError};
 
-mod compare;
 mod directory;
 mod place;
 mod sys;
 #[cfg(test)]
 mod tests;
 
-pub use compare::{Difference, compare};
 pub use directory::root_directory;
 pub use place::{Lost, Manner, Owners, place};
 

@@ -11,6 +11,7 @@
 //! - [`ssh`]: agents that steps and Git reach.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
 //! - [`ledger`]: what is written down of each build.
+//! - [`look`]: what is in an image, how it came there, and what is stored in vain.
 //! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go;
 //!   [`compress`] for the way out.
 //!
@@ -35,6 +36,7 @@ pub mod import;
 pub mod lazy;
 pub mod ledger;
 pub mod lint;
+pub mod look;
 pub mod op;
 pub mod origin;
 pub mod outline;

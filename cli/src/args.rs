@@ -172,6 +172,8 @@ impl Command {
     pub fn failure_code(&self) -> u8 {
         match self {
             Self::Run(_) => RUN_FAILED,
+            // 1 says that there are differences, as with diff(1).
+            Self::Diff(_) => 2,
             _ => 1,
         }
     }

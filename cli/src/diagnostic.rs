@@ -11,6 +11,7 @@ use mica_builder::archive::{LoadError, SaveError};
 use mica_builder::image::ImageError;
 use mica_builder::import::{HostError, ImportError};
 use mica_builder::ledger::find::FindError;
+use mica_builder::look::place::PlaceError;
 use mica_builder::reference::InvalidReference;
 
 use crate::args::{Cli, ColorChoice};
@@ -199,6 +200,7 @@ fn find_hint(error: &anyhow::Error) -> Option<String> {
         }
         None.or_else(|| cause.downcast_ref::<ImageError>()?.hint())
             .or_else(|| cause.downcast_ref::<FindError>()?.hint())
+            .or_else(|| cause.downcast_ref::<PlaceError>()?.hint())
             .or_else(|| cause.downcast_ref::<LoadError>()?.hint())
             .or_else(|| cause.downcast_ref::<SaveError>()?.hint())
             .or_else(|| cause.downcast_ref::<HostError>()?.hint())

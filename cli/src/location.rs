@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use mica_builder::export::{self, ExportError};
-use mica_builder::image::Image;
+use mica_builder::look::place::Place;
 use mica_fs::overlay::{Attr, Follow, Overlay};
 use mica_fs::path::ImagePath;
 use mica_fs::store::Store;
@@ -13,13 +13,13 @@ pub fn split(text: &str) -> Option<(&str, &str)> {
     (colon > 0).then(|| (&text[..colon], &text[colon + 1..]))
 }
 
-/// Opens the merged root filesystem of an image.
+/// Opens the merged root filesystem of an image, or of what else [`Place`] knows.
 ///
 /// # Errors
 /// If there is no such image, or a layer is damaged.
 pub fn open(store: &Store, image: &str) -> anyhow::Result<Overlay> {
-    let image = Image::find(store, image)?;
-    Ok(export::merged(store, image.layers())?)
+    let place = Place::find(store, image)?;
+    Ok(export::merged(store, &place.layers)?)
 }
 
 /// Reads a path as a person gives it.

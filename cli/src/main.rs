@@ -14,6 +14,7 @@ mod commands;
 mod config;
 mod diagnostic;
 mod location;
+mod node;
 mod progress;
 mod prompt;
 mod registries;

@@ -81,6 +81,11 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// A line of a patch for a terminal, which keeps its tabs.
+pub fn patch_line(line: &str) -> String {
+    line.split('\t').map(printable).collect::<Vec<_>>().join("\t")
+}
+
 /// A number of bytes as Docker shows it: three significant digits, powers of 1000.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];

@@ -186,7 +186,7 @@ fn diff_tells_what_a_layer_or_an_image_changes() {
                 .bytes(),
         )
         .ok();
-    let of_two = scene.mica(["diff", "made:1", "other"]).ok();
+    let of_two = scene.mica(["diff", "made:1", "other"]).exits(1);
     of_two.says("A /d/third").says("D /d/new").says("D /d/tool");
     assert_eq!(scene.mica(["diff", "other", "other"]).ok().answer(), "");
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::args::Format;
 use crate::config::Context;
 use crate::location;
+use crate::node::type_name;
 use crate::render::printable;
 
 /// List files inside an image, without a mount
@@ -143,18 +144,6 @@ fn line(
         time(attr),
         printable(&name),
     ))
-}
-
-fn type_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => "file",
-        Kind::Directory => "directory",
-        Kind::Symlink => "symlink",
-        Kind::CharDevice => "char-device",
-        Kind::BlockDevice => "block-device",
-        Kind::Fifo => "fifo",
-        Kind::Socket => "socket",
-    }
 }
 
 fn time(attr: &Attr) -> String {
