@@ -27,6 +27,7 @@ pub mod dockerfile;
 pub mod epoch;
 pub mod event;
 pub mod export;
+pub mod fold;
 pub mod glob;
 pub mod graph;
 pub mod http;

@@ -14,11 +14,15 @@ use mica_fs::overlay::{Found, Lowers, Origin};
 use mica_fs::path::ImagePath;
 use mica_fs::store::{Store, StoreError};
 
+pub mod blame;
 pub mod changes;
+pub mod instruction;
+pub mod log;
 pub mod patch;
 pub mod place;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod waste;
 
 /// The layers of an image.
 pub struct Stack {

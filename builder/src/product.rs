@@ -1,7 +1,7 @@
 //! What a build gives: the image, and what it can be made into before it leaves.
 
 use mica_fs::digest::DiffId;
-use mica_fs::layer::clamp::clamp_times;
+use mica_fs::layer::rewrite::clamp_times;
 use mica_fs::layer::writer::{LayerWriter, WriteError};
 use mica_fs::store::{Store, StoreError};
 use serde_json::json;
@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cache::{self, Key};
 use crate::epoch::Epoch;
 use crate::export::{ExportError, merged};
+use crate::fold::{FoldError, fold};
 use crate::image::{History, Image, ImageError};
 use crate::squash::squash;
 
@@ -26,6 +27,9 @@ pub enum ProductError {
     /// The layers cannot be made one.
     #[error("cannot make one layer of those of the build")]
     Squash(#[from] ExportError),
+    /// The layers cannot be folded.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
     /// The new image cannot be written.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -94,6 +98,28 @@ impl Product {
             comment: Some(format!("{} layers as one", own.len())),
             ..History::default()
         });
+        let image = Image::write(store, config, self.base.as_ref())?;
+        Ok(Self { image, ..self })
+    }
+
+    /// The same files with the layers of the build folded: see [`mod@crate::fold`]. The history stays; an instruction of
+    /// whose layer nothing is left becomes one without a layer.
+    ///
+    /// # Errors
+    /// [`ProductError`].
+    pub fn folded(self, store: &Store) -> Result<Self, ProductError> {
+        let (below, own) = self.image.layers().split_at(self.inherited());
+        let created = self.image.config.created.clone().unwrap_or_default();
+        let folded = fold(store, below, own, &created)?;
+        let mut config = self.image.config.clone();
+        let kept: Vec<_> = folded.iter().flatten().copied().collect();
+        config.rootfs.diff_ids = [below, &kept].concat();
+        let inherited = self.base.as_ref().map_or(0, |base| base.config.history.len());
+        let with_layers = config.history.iter_mut().skip(inherited);
+        let with_layers = with_layers.filter(|entry| !entry.empty_layer);
+        for (entry, layer) in with_layers.zip(&folded) {
+            entry.empty_layer = layer.is_none();
+        }
         let image = Image::write(store, config, self.base.as_ref())?;
         Ok(Self { image, ..self })
     }

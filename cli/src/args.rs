@@ -6,10 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{
-    build, cat, commit, cp, df, diff, doctor, fsck, history, images, import, inspect, load, login, logout,
-    ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper, version,
-};
+use crate::commands::{analyze, blame, build, cat, commit, cp, df, diff, doctor, fsck, history, images, import, inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper, version};
 use crate::config::Context;
 use crate::diagnostic::RUN_FAILED;
 
@@ -117,6 +114,9 @@ pub enum Command {
     Cat(cat::Args),
     Cp(cp::Args),
     Diff(diff::Args),
+    Log(log::Args),
+    Blame(blame::Args),
+    Analyze(analyze::Args),
     Prune(prune::Args),
     Df(df::Args),
     Fsck(fsck::Args),
@@ -158,6 +158,9 @@ impl Command {
             Self::Cat(args) => cat::run(args, context),
             Self::Cp(args) => cp::run(args, context),
             Self::Diff(args) => diff::run(args, context),
+            Self::Log(args) => log::run(args, context),
+            Self::Blame(args) => blame::run(args, context),
+            Self::Analyze(args) => analyze::run(args, context),
             Self::Prune(args) => prune::run(args, context),
             Self::Df(args) => df::run(args, context),
             Self::Fsck(args) => fsck::run(args, context),
@@ -172,8 +175,8 @@ impl Command {
     pub fn failure_code(&self) -> u8 {
         match self {
             Self::Run(_) => RUN_FAILED,
-            // 1 says that there are differences, as with diff(1).
-            Self::Diff(_) => 2,
+            // 1 says that there are differences, as with diff(1), or that a limit is exceeded.
+            Self::Diff(_) | Self::Analyze(_) => 2,
             _ => 1,
         }
     }

@@ -1,5 +1,7 @@
 //! The commands, one file each: `Args` says what it takes, `run` does it.
 
+pub mod analyze;
+pub mod blame;
 pub mod build;
 pub mod cat;
 pub mod commit;
@@ -15,6 +17,7 @@ pub mod inspect;
 pub mod load;
 pub mod login;
 pub mod logout;
+pub mod log;
 pub mod ls;
 pub mod mount;
 pub mod mounts;

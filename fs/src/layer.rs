@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::DiffId;
 
-pub mod clamp;
 pub mod index;
 pub mod ingest;
 pub mod marker;
 mod pax;
+pub mod rewrite;
 mod tar_file;
 pub mod writer;
 

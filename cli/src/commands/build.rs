@@ -148,6 +148,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     })?;
     let product = match result {
         Ok(product) if args.image.squash == Some(true) => product.squashed(store)?,
+        Ok(product) if args.image.optimize == Some(args::Optimize::Fold) => product.folded(store)?,
         Ok(product) => product,
         Err(error) => {
             drop(progress);

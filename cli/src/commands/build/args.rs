@@ -109,6 +109,21 @@ pub struct ImageArgs {
     /// Make one layer of all that the build adds to its base
     #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub squash: Option<bool>,
+
+    /// What to do to the layers that the build adds, the root filesystem of the image being the same. fold: a file that
+    /// a later layer stores again with another mode, owner or time is stored once, and one that a later layer deletes
+    /// or overwrites is not stored
+    #[arg(long, value_name = "HOW", conflicts_with = "squash")]
+    pub optimize: Option<Optimize>,
+}
+
+/// What to do to the layers of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Optimize {
+    /// Store each file once, in the layer that made it
+    Fold,
+    /// Nothing
+    None,
 }
 
 /// Where the result goes.

@@ -1,4 +1,5 @@
-//! A layer again, with no time later than a given one: for images that are the same whenever they are built.
+//! A layer again, with some of it changed: for images that are the same whenever they are built, and for those that are
+//! to store nothing twice.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -9,32 +10,56 @@ use super::writer::{LayerWriter, NewNode, WriteError};
 use super::{Kind, Layer, Metadata, Timestamp};
 use crate::path::ImagePath;
 
-/// Writes what `layer`, which was made by a [`LayerWriter`], holds; what changed later than `latest` is of that time.
-/// Equal layers give equal ones.
+/// What becomes of a name of a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Fate {
+    /// It stays.
+    #[default]
+    Keep,
+    /// It goes, and what is below it with it.
+    Drop,
+    /// So it does, and a whiteout takes its place.
+    Hide,
+}
+
+/// What is to change in a layer.
+pub trait Edit {
+    /// What becomes of a name.
+    fn fate(&self, path: &ImagePath) -> Fate;
+
+    /// The mode, owner, time and attributes that a node is to have; `None` leaves a directory of which the layer says
+    /// nothing as it is. It is asked once for a node, whatever names it has.
+    fn metadata(&self, id: EntryId, entry: &Entry<'_>) -> Option<Metadata>;
+}
+
+/// Writes what `layer`, which was made by a [`LayerWriter`], holds, but for what is to change. Equal layers give equal
+/// ones.
 ///
 /// # Errors
 /// [`WriteError`]; also for a layer made elsewhere that has hard links to layers below it.
-pub fn clamp_times(
-    layer: &Arc<Layer>,
-    latest: Timestamp,
-    writer: &mut LayerWriter,
-) -> Result<(), WriteError> {
+pub fn rewrite(layer: &Arc<Layer>, edit: &dyn Edit, writer: &mut LayerWriter) -> Result<(), WriteError> {
     let index = layer.index();
     let mut first_names: HashMap<EntryId, ImagePath> = HashMap::new();
     // Directories before what is in them, by name: the order of a snapshot.
     let mut todo = vec![(ImagePath::root(), Slot::Entry(EntryId::ROOT))];
     while let Some((path, slot)) = todo.pop() {
-        let id = match slot {
-            Slot::Entry(id) => id,
-            Slot::Whiteout => {
+        let id = match (edit.fate(&path), slot) {
+            (Fate::Drop, _) => continue,
+            (Fate::Hide, _) | (Fate::Keep, Slot::Whiteout) => {
                 writer.whiteout(&path)?;
                 continue;
             }
-            Slot::Link(target) => return Err(WriteError::LinkTarget { path, target }),
+            (Fate::Keep, Slot::Entry(id)) => id,
+            (Fate::Keep, Slot::Link(target)) => return Err(WriteError::LinkTarget { path, target }),
         };
         let Some(entry) = index.entry(id) else { continue };
         if entry.kind() == Kind::Directory {
-            directory(&path, &entry, latest, writer)?;
+            if let Some(metadata) = edit.metadata(id, &entry) {
+                writer.add(&path, &metadata, NewNode::Directory)?;
+            }
+            if entry.is_opaque() {
+                writer.opaque(&path)?;
+            }
             // A damaged index must not send this in circles: an entry has a greater number than its directory.
             let deeper = |slot: &Slot| !matches!(slot, Slot::Entry(child) if *child <= id);
             let mut children: Vec<_> = index
@@ -50,7 +75,8 @@ pub fn clamp_times(
             writer.hard_link(&path, first)?;
             continue;
         }
-        node(&path, layer, id, &entry, latest, writer)?;
+        let metadata = edit.metadata(id, &entry).unwrap_or_else(|| metadata(&entry));
+        node(&path, layer, id, &entry, &metadata, writer)?;
         if entry.nlink() > 1 {
             first_names.insert(id, path);
         }
@@ -58,18 +84,30 @@ pub fn clamp_times(
     Ok(())
 }
 
-fn directory(
-    path: &ImagePath,
-    entry: &Entry<'_>,
+/// Writes what `layer`, which was made by a [`LayerWriter`], holds; what changed later than `latest` is of that time.
+/// Equal layers give equal ones.
+///
+/// # Errors
+/// As [`rewrite`].
+pub fn clamp_times(
+    layer: &Arc<Layer>,
     latest: Timestamp,
     writer: &mut LayerWriter,
 ) -> Result<(), WriteError> {
-    if !entry.is_implicit() {
-        writer.add(path, &metadata(entry, latest), NewNode::Directory)?;
+    rewrite(layer, &Clamp(latest), writer)
+}
+
+struct Clamp(Timestamp);
+
+impl Edit for Clamp {
+    fn fate(&self, _path: &ImagePath) -> Fate {
+        Fate::Keep
     }
-    match entry.is_opaque() {
-        true => writer.opaque(path),
-        false => Ok(()),
+
+    fn metadata(&self, _id: EntryId, entry: &Entry<'_>) -> Option<Metadata> {
+        let mut metadata = (!entry.is_implicit()).then(|| metadata(entry))?;
+        metadata.mtime = metadata.mtime.min(self.0);
+        Some(metadata)
     }
 }
 
@@ -78,7 +116,7 @@ fn node(
     layer: &Layer,
     id: EntryId,
     entry: &Entry<'_>,
-    latest: Timestamp,
+    metadata: &Metadata,
     writer: &mut LayerWriter,
 ) -> Result<(), WriteError> {
     let mut content = Content { layer, id, offset: 0 };
@@ -95,15 +133,16 @@ fn node(
         // No layer holds one.
         Kind::Socket => return Ok(()),
     };
-    writer.add(path, &metadata(entry, latest), node)
+    writer.add(path, metadata, node)
 }
 
-fn metadata(entry: &Entry<'_>, latest: Timestamp) -> Metadata {
+/// What an entry says of its node.
+pub fn metadata(entry: &Entry<'_>) -> Metadata {
     Metadata {
         mode: entry.mode(),
         uid: entry.uid(),
         gid: entry.gid(),
-        mtime: entry.mtime().min(latest),
+        mtime: entry.mtime(),
         xattrs: entry.xattrs(),
     }
 }

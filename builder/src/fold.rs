@@ -1,0 +1,230 @@
+//! The layers of a build without what they store in vain (`--optimize=fold`).
+//!
+//! A file that a later layer stores again with the same bytes (chmod, chown, touch) takes the later metadata in the layer
+//! that stored it first; a file that no name of the finished image leads to goes; a whiteout that hides nothing any more
+//! goes, too. Layers that are not concerned stay as they are, to the byte, and so do those of the base. The root
+//! filesystem of the image stays the same in everything, which is checked at the end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mica_fs::digest::DiffId;
+use mica_fs::layer::index::{Entry, EntryId};
+use mica_fs::layer::rewrite::{self, Edit, Fate};
+use mica_fs::layer::writer::{LayerWriter, WriteError};
+use mica_fs::layer::{Layer, Metadata};
+use mica_fs::overlay::Lowers;
+use mica_fs::path::ImagePath;
+use mica_fs::store::{Store, StoreError};
+use serde_json::json;
+
+use crate::cache::{self, Key};
+use plan::{LayerPlan, Plan};
+
+mod plan;
+mod same;
+#[cfg(test)]
+mod tests;
+
+/// Raised when folding the same layers gives others.
+const VERSION: u32 = 1;
+
+/// Why layers cannot be folded.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    /// A layer cannot be written.
+    #[error("cannot write a folded layer in place of {layer}")]
+    Layer {
+        /// The layer as it is.
+        layer: DiffId,
+        /// What is wrong.
+        source: WriteError,
+    },
+    /// The folded layers are not the same root filesystem: a mistake of ours.
+    #[error(
+        "folding the layers would change {path}; this is a bug of mica, and the build works without --optimize"
+    )]
+    Changed {
+        /// Where the two differ.
+        path: ImagePath,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Folds `own`, which lie on the layers `base`, all bottom layer first. In place of each comes a layer, or none if nothing
+/// of it is left.
+///
+/// # Errors
+/// [`FoldError`].
+pub fn fold(
+    store: &Store,
+    base: &[DiffId],
+    own: &[DiffId],
+    created: &str,
+) -> Result<Vec<Option<DiffId>>, FoldError> {
+    let layers = store.layers(&[base, own].concat())?;
+    let old = Lowers::new(layers);
+    let stack = [base, own].concat();
+    let mut make = |number: usize, edit: &Edited| -> Result<Arc<Layer>, FoldError> {
+        let key = Key::new(
+            &stack,
+            "fold",
+            json!({ "version": VERSION, "base": base.len(), "layer": number }),
+        );
+        if let Some(layer) = cache::find(store, &key)?.and_then(|record| record.layer) {
+            return Ok(store.layer(&layer)?);
+        }
+        let work = store.work_dir()?;
+        let written = edit.write(work.path())?;
+        let layer = store.publish_layer(work, &written)?;
+        cache::keep(store, &key, Some(layer.diff_id()), created.to_owned())?;
+        Ok(layer)
+    };
+    let folded = fold_stack(&old, base.len(), &mut make)?;
+    Ok(folded
+        .into_iter()
+        .map(|layer| layer.map(|layer| layer.diff_id()))
+        .collect())
+}
+
+/// Folds all layers of `old` above the lowest `base`; `make` writes one that is to change.
+fn fold_stack(
+    old: &Lowers,
+    base: usize,
+    make: &mut dyn FnMut(usize, &Edited) -> Result<Arc<Layer>, FoldError>,
+) -> Result<Vec<Option<Arc<Layer>>>, FoldError> {
+    let (below, own) = old.layers().split_at(base);
+    // What a link to a layer below means depends on what would be moved.
+    if own.len() < 2 || have_links_below(own) {
+        return Ok(own.iter().cloned().map(Some).collect());
+    }
+    let plan = Plan::new(old, base);
+    let mut new = below.to_vec();
+    let mut folded = Vec::with_capacity(own.len());
+    for (number, (layer, plan)) in own.iter().zip(plan.layers).enumerate() {
+        let layer = match plan.settle(layer, &Lowers::new(new.clone())) {
+            Settled::Same => Some(Arc::clone(layer)),
+            Settled::Empty => None,
+            Settled::Changed(edit) => Some(make(number, &edit)?),
+        };
+        new.extend(layer.clone());
+        folded.push(layer);
+    }
+    match same::first_difference(old, &Lowers::new(new)) {
+        Some(path) => Err(FoldError::Changed { path }),
+        None => Ok(folded),
+    }
+}
+
+/// Whether one of the layers links to a file below it. A stack does not ask that of its lowest one.
+fn have_links_below(layers: &[Arc<Layer>]) -> bool {
+    let twice = layers.first().into_iter().chain(layers).cloned().collect();
+    Lowers::new(twice).has_links_below()
+}
+
+/// What becomes of a layer.
+enum Settled {
+    Same,
+    Empty,
+    Changed(Edited),
+}
+
+/// A layer with its changes.
+struct Edited {
+    layer: Arc<Layer>,
+    fates: HashMap<ImagePath, Fate>,
+    metadata: HashMap<EntryId, Metadata>,
+}
+
+impl Edited {
+    fn write(&self, directory: &std::path::Path) -> Result<mica_fs::layer::writer::Written, FoldError> {
+        let failed = |source| FoldError::Layer {
+            layer: self.layer.diff_id(),
+            source,
+        };
+        let mut writer = LayerWriter::new(directory).map_err(failed)?;
+        rewrite::rewrite(&self.layer, self, &mut writer).map_err(failed)?;
+        writer.finish().map_err(failed)
+    }
+}
+
+impl Edit for Edited {
+    fn fate(&self, path: &ImagePath) -> Fate {
+        self.fates.get(path).copied().unwrap_or_default()
+    }
+
+    fn metadata(&self, id: EntryId, entry: &Entry<'_>) -> Option<Metadata> {
+        let own = || (!entry.is_implicit()).then(|| rewrite::metadata(entry));
+        self.metadata.get(&id).cloned().or_else(own)
+    }
+}
+
+impl LayerPlan {
+    /// Decides what depends on the layers below as they have become: a whiteout stays only if it hides something, and a
+    /// directory only if there is something to say of it.
+    fn settle(self, layer: &Arc<Layer>, below: &Lowers) -> Settled {
+        let index = layer.index();
+        let mut metadata = self.metadata;
+        let mut fates: Vec<Fate> = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let hides = || below.resolve(&slot.path).is_some();
+            fates.push(match slot.what {
+                plan::What::Live(_) => Fate::Keep,
+                plan::What::Folded => Fate::Drop,
+                plan::What::Dead if hides() => Fate::Hide,
+                plan::What::Whiteout if hides() => Fate::Keep,
+                plan::What::Dead | plan::What::Whiteout => Fate::Drop,
+            });
+        }
+        // From the last to the first, so that what is in a directory is decided before it.
+        let mut holds = vec![false; self.slots.len()];
+        for (number, slot) in self.slots.iter().enumerate().rev() {
+            if let plan::What::Live(id) = slot.what
+                && !holds[number]
+                && fates[number] == Fate::Keep
+                && let Some(entry) = index.entry(id)
+                && entry.kind() == mica_fs::layer::Kind::Directory
+                && !entry.is_opaque()
+            {
+                let said = metadata.get(&id).cloned();
+                let said = said.or_else(|| (!entry.is_implicit()).then(|| rewrite::metadata(&entry)));
+                let is_there = below
+                    .resolve(&slot.path)
+                    .filter(|found| found.kind == entry.kind());
+                match (is_there.map(|found| below.metadata(&found)), said) {
+                    // Nothing is new.
+                    (Some(there), Some(said)) if there == said => fates[number] = Fate::Drop,
+                    (Some(_), None) => fates[number] = Fate::Drop,
+                    // It was there only for the sake of what is gone from it.
+                    (None, None) if !slot.path.is_root() => {
+                        metadata.insert(id, rewrite::metadata(&entry));
+                    }
+                    (None, None) => fates[number] = Fate::Drop,
+                    (_, Some(_)) => {}
+                }
+            }
+            if fates[number] != Fate::Drop
+                && let Some(parent) = slot.parent
+            {
+                holds[parent] = true;
+            }
+        }
+        let is_same = metadata.is_empty() && fates.iter().all(|fate| *fate == Fate::Keep);
+        let is_empty = fates.first().is_none_or(|root| *root == Fate::Drop);
+        let changed = fates
+            .into_iter()
+            .zip(self.slots)
+            .filter(|(fate, _)| *fate != Fate::Keep);
+        match (is_same, is_empty) {
+            (true, _) => Settled::Same,
+            (_, true) => Settled::Empty,
+            _ => Settled::Changed(Edited {
+                layer: Arc::clone(layer),
+                fates: changed.map(|(fate, slot)| (slot.path, fate)).collect(),
+                metadata,
+            }),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which instruction each layer of an image comes from.
+
+use crate::image::{History, Image};
+
+/// How a layer came about.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Instruction {
+    /// The instruction, without what builders add to it; empty if the image does not say.
+    pub text: String,
+    /// When it was executed, as in RFC 3339.
+    pub created: Option<String>,
+    /// A remark.
+    pub comment: Option<String>,
+    /// Its place in the history of the image, which has entries for instructions without a layer, too; 1 is the oldest.
+    pub position: Option<usize>,
+}
+
+/// The instruction of each layer, bottom layer first. Some tools write layers without a history.
+pub fn instructions(image: &Image) -> Vec<Instruction> {
+    let told = image.config.history.iter().enumerate();
+    let mut told = told
+        .filter(|(_, entry)| !entry.empty_layer)
+        .map(|(index, entry)| instruction(index, entry));
+    let layers = image.layers().iter();
+    layers.map(|_| told.next().unwrap_or_default()).collect()
+}
+
+fn instruction(index: usize, entry: &History) -> Instruction {
+    Instruction {
+        text: plain(entry.created_by.as_deref().unwrap_or_default()),
+        created: entry.created.clone(),
+        comment: entry.comment.clone(),
+        position: Some(index + 1),
+    }
+}
+
+/// An instruction as it stands in a Dockerfile: what builders write around it differs.
+fn plain(text: &str) -> String {
+    const SHELL: &str = "/bin/sh -c ";
+    let text = text.trim_end_matches(" # buildkit").trim();
+    // Docker's first builder wrote build arguments before the command: `|2 A=1 B=2 /bin/sh -c make`.
+    let command = match text.starts_with('|') {
+        true => text.find(SHELL).map_or(text, |start| &text[start..]),
+        false => text,
+    };
+    if let Some(rest) = command.strip_prefix(SHELL) {
+        return match rest.trim_start().strip_prefix("#(nop)") {
+            Some(instruction) => instruction.trim().to_owned(),
+            None => format!("RUN {}", rest.trim()),
+        };
+    }
+    match text.strip_prefix("RUN ") {
+        Some(run) => match run.find(SHELL) {
+            Some(start) if run.starts_with('|') || start == 0 => {
+                format!("RUN {}", &run[start + SHELL.len()..])
+            }
+            _ => text.to_owned(),
+        },
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_builders_add_is_left_out() {
+        for (history, instruction) in [
+            ("RUN /bin/sh -c make # buildkit", "RUN make"),
+            ("RUN |1 A=b /bin/sh -c make # buildkit", "RUN make"),
+            ("/bin/sh -c make all", "RUN make all"),
+            ("|1 A=b /bin/sh -c make", "RUN make"),
+            ("/bin/sh -c #(nop) COPY file:ab in /x ", "COPY file:ab in /x"),
+            ("COPY . . # buildkit", "COPY . ."),
+            ("RUN bash -c 'x /bin/sh -c y'", "RUN bash -c 'x /bin/sh -c y'"),
+            ("CMD [\"sh\"]", "CMD [\"sh\"]"),
+            ("", ""),
+        ] {
+            assert_eq!(plain(history), instruction, "{history}");
+        }
+    }
+
+    #[test]
+    fn layers_take_the_instructions_that_made_one() {
+        let entry = |text: &str, empty_layer| History {
+            created_by: Some(text.to_owned()),
+            empty_layer,
+            ..History::default()
+        };
+        let layer = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let layer = mica_fs::digest::DiffId(layer.parse().unwrap());
+        let mut config = crate::image::ImageConfig {
+            history: vec![
+                entry("ADD x", false),
+                entry("ENV a=b", true),
+                entry("RUN y", false),
+            ],
+            ..Default::default()
+        };
+        config.rootfs.diff_ids = vec![layer; 3];
+        let descriptor = crate::image::Descriptor::new("", layer.0, 0);
+        let image = Image {
+            manifest_digest: layer.0,
+            manifest: crate::image::Manifest::new(descriptor, Vec::new()),
+            config,
+        };
+        let told: Vec<_> = instructions(&image)
+            .into_iter()
+            .map(|one| (one.position, one.text))
+            .collect();
+        let expected = [(Some(1), "ADD x"), (Some(3), "RUN y"), (None, "")];
+        assert_eq!(told, expected.map(|(position, text)| (position, text.to_owned())));
+    }
+}
