@@ -1,7 +1,7 @@
 //! A place inside an image, as `ls`, `cat` and `cp` take it.
 
 use anyhow::Context as _;
-use mica_builder::export::{self, ExportError};
+use mica_builder::export::ExportError;
 use mica_builder::look::place::Place;
 use mica_fs::overlay::{Attr, Follow, Overlay};
 use mica_fs::path::ImagePath;
@@ -19,7 +19,7 @@ pub fn split(text: &str) -> Option<(&str, &str)> {
 /// If there is no such image, or a layer is damaged.
 pub fn open(store: &Store, image: &str) -> anyhow::Result<Overlay> {
     let place = Place::find(store, image)?;
-    Ok(export::merged(store, &place.layers)?)
+    Ok(Overlay::read_only(place.stack.layers().to_vec()))
 }
 
 /// Reads a path as a person gives it.

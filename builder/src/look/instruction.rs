@@ -1,6 +1,12 @@
-//! Which instruction each layer of an image comes from.
+//! Which instruction each layer of an image comes from, and at which line of which Dockerfile.
+
+use mica_fs::store::Store;
 
 use crate::image::{History, Image};
+use crate::ledger::{self, BaseKind, BuildRecord, LedgerError, StepRecord};
+
+/// How many images are looked at on the way from an image to what it stands on.
+const MOST_BASES: usize = 32;
 
 /// How a layer came about.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -13,16 +19,42 @@ pub struct Instruction {
     pub comment: Option<String>,
     /// Its place in the history of the image, which has entries for instructions without a layer, too; 1 is the oldest.
     pub position: Option<usize>,
+    /// Where it stands, if the build is known.
+    pub line: Option<Line>,
+}
+
+/// A line of a Dockerfile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// What the Dockerfile is called in messages.
+    pub dockerfile: String,
+    /// The line, from 1.
+    pub number: u32,
 }
 
 /// The instruction of each layer, bottom layer first. Some tools write layers without a history.
-pub fn instructions(image: &Image) -> Vec<Instruction> {
-    let told = image.config.history.iter().enumerate();
-    let mut told = told
-        .filter(|(_, entry)| !entry.empty_layer)
-        .map(|(index, entry)| instruction(index, entry));
-    let layers = image.layers().iter();
-    layers.map(|_| told.next().unwrap_or_default()).collect()
+///
+/// # Errors
+/// [`LedgerError`] if the records of builds cannot be listed.
+pub fn of_image(store: &Store, image: &Image) -> Result<Vec<Instruction>, LedgerError> {
+    let history = &image.config.history;
+    let mut told: Vec<_> = history
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| instruction(index, entry))
+        .collect();
+    note_lines(store, image, &mut told)?;
+    let has_layer = |entry: &&History| !entry.empty_layer;
+    let mut told = history
+        .iter()
+        .zip(told)
+        .filter(|(entry, _)| has_layer(entry))
+        .map(|(_, told)| told);
+    Ok(image
+        .layers()
+        .iter()
+        .map(|_| told.next().unwrap_or_default())
+        .collect())
 }
 
 fn instruction(index: usize, entry: &History) -> Instruction {
@@ -31,6 +63,52 @@ fn instruction(index: usize, entry: &History) -> Instruction {
         created: entry.created.clone(),
         comment: entry.comment.clone(),
         position: Some(index + 1),
+        line: None,
+    }
+}
+
+/// Adds the lines of the Dockerfiles by which the image, and what it stands on, were built here.
+fn note_lines(store: &Store, image: &Image, told: &mut [Instruction]) -> Result<(), LedgerError> {
+    let mut image = image.clone();
+    let mut left = told;
+    for _ in 0..MOST_BASES {
+        let Some((_, record)) = ledger::latest_of(store, &image)? else {
+            return Ok(());
+        };
+        let lineage = record.last().map(|last| record.lineage(last)).unwrap_or_default();
+        let steps: Vec<_> = lineage.iter().filter(|step| step.base.is_none()).collect();
+        // The history ends with the steps of the build, in their order. Should it not, nothing is better than a wrong line.
+        let word = |text: &str| text.split_whitespace().next().unwrap_or_default().to_uppercase();
+        let fits = |(entry, step): (&Instruction, &&&StepRecord)| word(&entry.text) == step.instruction();
+        let all_fit = steps.len() <= left.len() && left.iter().rev().zip(steps.iter().rev()).all(fits);
+        if !all_fit {
+            return Ok(());
+        }
+        for (entry, step) in left.iter_mut().rev().zip(steps.iter().rev()) {
+            entry.line = Some(line(&record, step));
+        }
+        let Some(below) = base(store, &lineage) else {
+            return Ok(());
+        };
+        let inherited = below.config.history.len().min(left.len());
+        left = &mut left[..inherited];
+        image = below;
+    }
+    Ok(())
+}
+
+/// The image that the first of these steps stands on, if it is one and is still there.
+fn base(store: &Store, lineage: &[&StepRecord]) -> Option<Image> {
+    match lineage.first()?.base.as_ref()?.kind {
+        BaseKind::Image(manifest) => Image::load(store, &manifest).ok(),
+        _ => None,
+    }
+}
+
+fn line(record: &BuildRecord, step: &StepRecord) -> Line {
+    Line {
+        dockerfile: record.about.dockerfile.clone(),
+        number: step.span.start.line,
     }
 }
 
@@ -83,6 +161,8 @@ mod tests {
 
     #[test]
     fn layers_take_the_instructions_that_made_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
         let entry = |text: &str, empty_layer| History {
             created_by: Some(text.to_owned()),
             empty_layer,
@@ -105,10 +185,8 @@ mod tests {
             manifest: crate::image::Manifest::new(descriptor, Vec::new()),
             config,
         };
-        let told: Vec<_> = instructions(&image)
-            .into_iter()
-            .map(|one| (one.position, one.text))
-            .collect();
+        let told = of_image(&store, &image).unwrap();
+        let told: Vec<_> = told.into_iter().map(|one| (one.position, one.text)).collect();
         let expected = [(Some(1), "ADD x"), (Some(3), "RUN y"), (None, "")];
         assert_eq!(told, expected.map(|(position, text)| (position, text.to_owned())));
     }

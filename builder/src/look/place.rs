@@ -3,18 +3,20 @@
 use mica_fs::digest::DiffId;
 use mica_fs::store::{Store, StoreError};
 
+use super::Stack;
+use super::instruction::{self, Instruction};
 use crate::image::{Image, ImageError};
+use crate::ledger::LedgerError;
 
 /// Between an image and the number of one of its layers: `app@layer:3`.
 const LAYER: &str = "@layer:";
 
 /// A tree, by its layers.
-#[derive(Clone, PartialEq, Debug)]
 pub struct Place {
-    /// The layers, bottom layer first.
-    pub layers: Vec<DiffId>,
-    /// The image that they are of, which may have more of them; `None` for a layer alone.
-    pub image: Option<Image>,
+    /// The layers.
+    pub stack: Stack,
+    /// What each of them comes from, bottom layer first.
+    pub instructions: Vec<Instruction>,
 }
 
 /// Why a text names no tree.
@@ -33,6 +35,9 @@ pub enum PlaceError {
         /// How many it has.
         count: usize,
     },
+    /// The records of builds cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -43,6 +48,7 @@ impl PlaceError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Image(error) => error.hint(),
+            Self::Ledger(error) => error.hint(),
             Self::Layer { image, .. } => Some(format!(
                 "`mica diff {image}` lists the layers; 1 is the lowest one, and 0 stands for the empty image"
             )),
@@ -52,40 +58,56 @@ impl PlaceError {
 }
 
 impl Place {
-    /// What `text` means: an image; `IMAGE@layer:N`, its tree when it had N layers; or the diff ID of a layer, which is
-    /// then looked at alone.
+    /// What `text` means: an image; `IMAGE@layer:N`, its tree when it had N layers; or the diff ID of a layer, which is then looked at alone.
     ///
     /// # Errors
     /// [`PlaceError`].
     pub fn find(store: &Store, text: &str) -> Result<Self, PlaceError> {
         if let Some((name, number)) = text.rsplit_once(LAYER) {
-            let image = Image::find(store, name)?;
-            let count = image.layers().len();
-            let height = number.parse().ok().filter(|height| *height <= count);
-            let Some(height) = height else {
-                return Err(PlaceError::Layer {
-                    image: name.to_owned(),
-                    wanted: number.to_owned(),
-                    count,
-                });
-            };
-            return Ok(Self {
-                layers: image.layers()[..height].to_vec(),
-                image: Some(image),
-            });
+            return Self::layers_of(store, name, number);
         }
         match Image::find(store, text) {
-            Ok(image) => Ok(Self {
-                layers: image.layers().to_vec(),
-                image: Some(image),
-            }),
+            Ok(image) => Self::image(store, &image, usize::MAX),
             Err(error) => match text.parse().map(DiffId) {
                 Ok(id) if store.has_layer(&id) => Ok(Self {
-                    layers: vec![id],
-                    image: None,
+                    stack: Stack::open(store, &[id])?,
+                    instructions: vec![Instruction::default()],
                 }),
                 _ => Err(error.into()),
             },
         }
+    }
+
+    fn layers_of(store: &Store, name: &str, number: &str) -> Result<Self, PlaceError> {
+        let image = Image::find(store, name)?;
+        let count = image.layers().len();
+        let height = number.parse().ok().filter(|height| *height <= count);
+        let Some(height) = height else {
+            return Err(PlaceError::Layer {
+                image: name.to_owned(),
+                wanted: number.to_owned(),
+                count,
+            });
+        };
+        Self::image(store, &image, height)
+    }
+
+    /// The tree of the lowest `height` layers.
+    fn image(store: &Store, image: &Image, height: usize) -> Result<Self, PlaceError> {
+        let layers = image.layers().get(..height).unwrap_or(image.layers());
+        let mut instructions = instruction::of_image(store, image)?;
+        instructions.truncate(layers.len());
+        Ok(Self {
+            stack: Stack::open(store, layers)?,
+            instructions,
+        })
+    }
+
+    /// What the layer of that number comes from; 1 is the lowest one.
+    pub fn instruction(&self, layer: usize) -> Instruction {
+        let told = layer
+            .checked_sub(1)
+            .and_then(|index| self.instructions.get(index));
+        told.cloned().unwrap_or_default()
     }
 }

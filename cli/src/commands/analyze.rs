@@ -3,8 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use mica_builder::look::Stack;
-use mica_builder::look::instruction::{Instruction, instructions};
+use mica_builder::look::instruction::Instruction;
 use mica_builder::look::place::Place;
 use mica_builder::look::waste::{PathWaste, Reason, Waste, ratio, waste};
 use serde_json::json;
@@ -31,7 +30,7 @@ Examples:
   mica analyze --format json app"
 )]
 pub struct Args {
-    /// The image: a name, an ID or its first digits, or IMAGE@layer:N
+    /// The image: a name, an ID or its first digits, IMAGE@layer:N or IMAGE@STEP
     #[arg(value_name = "IMAGE")]
     image: String,
     /// Show so many paths, those that waste most
@@ -58,14 +57,13 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let place = Place::find(&store, &args.image)?;
-    let stack = Stack::open(&store, &place.layers)?;
-    let told = place.image.as_ref().map(instructions).unwrap_or_default();
-    let found = waste(&stack);
+    let told = &place.instructions;
+    let found = waste(&place.stack);
     let exceeded = exceeded(&args, &found);
     let mut out = context.output();
     match args.format {
-        Format::Table => table(&args, &found, &told, &exceeded, &mut out)?,
-        Format::Json => writeln!(out, "{}", as_json(&args, &found, &told, &exceeded))?,
+        Format::Table => table(&args, &found, told, &exceeded, &mut out)?,
+        Format::Json => writeln!(out, "{}", as_json(&args, &found, told, &exceeded))?,
     }
     out.flush()?;
     Ok(ExitCode::from(u8::from(!exceeded.is_empty())))

@@ -3,9 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use mica_builder::look::Stack;
 use mica_builder::look::blame::{Blamed, blame};
-use mica_builder::look::instruction::{Instruction, instructions};
+use mica_builder::look::instruction::Instruction;
 use mica_builder::look::place::Place;
 use mica_fs::layer::Kind;
 use mica_fs::path::ImagePath;
@@ -35,7 +34,7 @@ Examples:
   mica blame --format json app /etc/passwd"
 )]
 pub struct Args {
-    /// The image: a name, an ID or its first digits, or IMAGE@layer:N; IMAGE:/PATH is understood as well
+    /// The image: a name, an ID or its first digits, IMAGE@layer:N or IMAGE@STEP; IMAGE:/PATH is understood as well
     #[arg(value_name = "IMAGE")]
     image: String,
     /// The directory or file
@@ -67,10 +66,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let store = context.store()?;
     let place = Place::find(&store, name)?;
-    let stack = Stack::open(&store, &place.layers)?;
     let top = location::path(path)?;
     let depth = if args.recursive { usize::MAX } else { args.depth };
-    let mut blamed = blame(&stack, &top, depth);
+    let mut blamed = blame(&place.stack, &top, depth);
     if blamed.is_empty() {
         let error = anyhow::anyhow!("there is no {top} in {name}");
         return Err(hint(
@@ -82,11 +80,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if blamed.len() > 1 {
         blamed.remove(0);
     }
-    let told = place.image.as_ref().map(instructions).unwrap_or_default();
     let mut out = context.output();
-    let digits = stack.layers().len().to_string().len();
+    let digits = place.stack.layers().len().to_string().len();
     for one in &blamed {
-        let instruction = told.get(one.layer - 1).cloned().unwrap_or_default();
+        let instruction = place.instruction(one.layer);
         match args.format {
             Format::Table => writeln!(out, "{}", line(one, &instruction, &top, digits, args.no_trunc))?,
             Format::Json => writeln!(out, "{}", as_json(one, &instruction))?,

@@ -22,19 +22,20 @@ mod tree;
 /// Show what each layer of an image changes, or how two images, steps or layers differ
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A is added, C is changed, D is deleted. IMAGE@layer:N is the image as it was when it had N layers, and the diff ID\n\
-of a layer (sha256:...) is that layer alone.\n\n\
+    after_help = "A is added, C is changed, D is deleted. IMAGE@layer:N is the image as it was when it had N layers,\n\
+IMAGE@STEP as it was after that step of its build, and the diff ID of a layer (sha256:...) is that layer alone.\n\n\
 With two images the exit status is that of diff(1): 0 if they are the same, 1 if they differ, 2 if something is wrong.\n\n\
 Examples:
   mica diff app
   mica diff --layer 3 app
   mica diff app:v1 app:v2
   mica diff app@layer:2 app@layer:5 --path /etc
+  mica diff app@3 app@7
   mica diff -u app:v1 app:v2 > changes.patch
   mica diff --tree --times app:v1 app:v2"
 )]
 pub struct Args {
-    /// The image: a name, an ID or its first digits, IMAGE@layer:N, or the diff ID of a layer
+    /// The image: a name, an ID or its first digits, IMAGE@layer:N, IMAGE@STEP, or the diff ID of a layer
     #[arg(value_name = "IMAGE")]
     image: String,
     /// The image to compare with: what it has more is added
@@ -76,11 +77,11 @@ impl Args {
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let top = location::path(&args.path)?;
-    let stack = Stack::open(&store, &Place::find(&store, &args.image)?.layers)?;
+    let stack = Place::find(&store, &args.image)?.stack;
     let mut out = context.output();
     let code = match &args.other {
         Some(other) => {
-            let other = Stack::open(&store, &Place::find(&store, other)?.layers)?;
+            let other = Place::find(&store, other)?.stack;
             let changes = compare(stack.top(), other.top(), &top, args.precision());
             write(&changes, (&stack, &other), None, &args, &mut out)?;
             ExitCode::from(u8::from(!changes.is_empty()))

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use mica_builder::look::changes::{Change, Precision};
-use mica_builder::look::instruction::{Instruction, instructions};
+use mica_builder::look::instruction::Instruction;
 use mica_builder::look::log::{Below, Version, log};
 use mica_builder::look::place::Place;
 use mica_builder::look::{Node, Stack};
@@ -33,7 +33,7 @@ Examples:
   mica log --format json app:/etc/passwd"
 )]
 pub struct Args {
-    /// The image: a name, an ID or its first digits, or IMAGE@layer:N; IMAGE:/PATH is understood as well
+    /// The image: a name, an ID or its first digits, IMAGE@layer:N or IMAGE@STEP; IMAGE:/PATH is understood as well
     #[arg(value_name = "IMAGE")]
     image: String,
     /// The file or directory
@@ -62,26 +62,25 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let store = context.store()?;
     let place = Place::find(&store, name)?;
-    let stack = Stack::open(&store, &place.layers)?;
+    let stack = &place.stack;
     let path = location::path(path)?;
-    let versions = log(&stack, &path);
+    let versions = log(stack, &path);
     if versions.is_empty() {
         let error = anyhow::anyhow!("{path} never was in {name}");
         return Err(hint(error, "`mica ls -R IMAGE` lists what is in it"));
     }
-    let told = place.image.as_ref().map(instructions).unwrap_or_default();
     let mut out = context.output();
     if let Some(layer) = args.show {
-        show(&stack, &path, layer, &mut out)?;
+        show(stack, &path, layer, &mut out)?;
     }
     for version in versions.iter().filter(|_| args.show.is_none()) {
-        let instruction = told.get(version.layer - 1).cloned().unwrap_or_default();
+        let instruction = place.instruction(version.layer);
         match args.format {
             Format::Json => writeln!(out, "{}", as_json(version, &instruction))?,
             Format::Table => write!(out, "{}", entry(version, &instruction))?,
         }
         if args.patch {
-            patch(&stack, &path, version, &mut out)?;
+            patch(stack, &path, version, &mut out)?;
         }
     }
     out.flush()?;
@@ -138,7 +137,11 @@ pub fn title(instruction: &Instruction) -> String {
         ("", None) => "(the image does not say by which instruction)",
         (text, _) => text,
     };
-    printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+    let text = printable(&text.split_whitespace().collect::<Vec<_>>().join(" "));
+    match &instruction.line {
+        Some(line) => format!("{}:{}  {text}", printable(&line.dockerfile), line.number),
+        None => text,
+    }
 }
 
 /// What a layer did to the path.
@@ -228,5 +231,7 @@ pub fn instruction_json(instruction: &Instruction) -> serde_json::Value {
         "Created": instruction.created,
         "Comment": instruction.comment,
         "Position": instruction.position,
+        "Dockerfile": instruction.line.as_ref().map(|line| &line.dockerfile),
+        "Line": instruction.line.as_ref().map(|line| line.number),
     })
 }
