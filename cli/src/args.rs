@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{analyze, blame, build, cat, commit, cp, df, diff, doctor, fsck, history, images, import, inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper, version};
+use crate::commands::{analyze, blame, build, cat, commit, cp, df, diff, doctor, explore, fsck, history, images, import, inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper, version};
 use crate::config::Context;
 use crate::diagnostic::RUN_FAILED;
 
@@ -117,6 +117,7 @@ pub enum Command {
     Log(log::Args),
     Blame(blame::Args),
     Analyze(analyze::Args),
+    Explore(explore::Args),
     Prune(prune::Args),
     Df(df::Args),
     Fsck(fsck::Args),
@@ -161,6 +162,7 @@ impl Command {
             Self::Log(args) => log::run(args, context),
             Self::Blame(args) => blame::run(args, context),
             Self::Analyze(args) => analyze::run(args, context),
+            Self::Explore(args) => explore::run(args, context),
             Self::Prune(args) => prune::run(args, context),
             Self::Df(args) => df::run(args, context),
             Self::Fsck(args) => fsck::run(args, context),

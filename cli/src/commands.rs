@@ -9,6 +9,7 @@ pub mod cp;
 pub mod df;
 pub mod diff;
 pub mod doctor;
+pub mod explore;
 pub mod fsck;
 pub mod history;
 pub mod images;

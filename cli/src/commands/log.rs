@@ -145,7 +145,7 @@ pub fn title(instruction: &Instruction) -> String {
 }
 
 /// What a layer did to the path.
-fn what(version: &Version) -> String {
+pub fn what(version: &Version) -> String {
     let did = match (&version.before, &version.after) {
         (None, Some(node)) => format!("created {}", described(node)),
         (_, None) => match &version.gone_with {

@@ -60,8 +60,15 @@ pub fn rewrite(layer: &Arc<Layer>, edit: &dyn Edit, writer: &mut LayerWriter) ->
             if entry.is_opaque() {
                 writer.opaque(&path)?;
             }
-            // A damaged index must not send this in circles: an entry has a greater number than its directory.
-            let deeper = |slot: &Slot| !matches!(slot, Slot::Entry(child) if *child <= id);
+            // A damaged index must not send this in circles: a directory has a greater number than the one it is in. A
+            // file has the number of its first name, which may be anywhere.
+            let is_directory = |child| {
+                index
+                    .entry(child)
+                    .is_some_and(|entry| entry.kind() == Kind::Directory)
+            };
+            let deeper =
+                |slot: &Slot| !matches!(slot, Slot::Entry(child) if *child <= id && is_directory(*child));
             let mut children: Vec<_> = index
                 .children(id)
                 .filter(|(_, slot)| deeper(slot))
@@ -190,6 +197,13 @@ mod tests {
             mtime,
             xattrs: [(b"user.a".to_vec(), b"b".to_vec())].into(),
         };
+        // Its second name lies deeper than the first.
+        let mut bytes = &b"linked"[..];
+        let file = NewNode::File {
+            size: 6,
+            content: &mut bytes,
+        };
+        writer.add(&path("above"), &of(new), file).unwrap();
         writer.add(&path("d"), &of(new), NewNode::Directory).unwrap();
         writer.opaque(&path("d")).unwrap();
         let mut bytes = &b"content"[..];
@@ -199,6 +213,9 @@ mod tests {
         };
         writer.add(&path("d/f"), &of(new), file).unwrap();
         writer.hard_link(&path("d/g"), &path("d/f")).unwrap();
+        writer
+            .hard_link(&path("deep/down/again"), &path("above"))
+            .unwrap();
         writer.whiteout(&path("deep/gone")).unwrap();
         writer
             .add(&path("l"), &of(OLD), NewNode::Symlink(b"d/f"))
