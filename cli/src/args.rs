@@ -6,7 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{analyze, blame, build, cat, commit, cp, df, diff, doctor, explore, fsck, history, images, import, inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper, version};
+use crate::commands::{
+    analyze, blame, build, cat, commit, cp, df, diff, doctor, explore, fsck, history, images, import,
+    inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper,
+    version,
+};
 use crate::config::Context;
 use crate::diagnostic::RUN_FAILED;
 

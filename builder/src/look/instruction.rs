@@ -3,7 +3,7 @@
 use mica_fs::store::Store;
 
 use crate::image::{History, Image};
-use crate::ledger::{self, BaseKind, BuildRecord, LedgerError, StepRecord};
+use crate::ledger::{self, BaseKind, BuildRecord, LedgerError, StepRecord, find::Found};
 
 /// How many images are looked at on the way from an image to what it stands on.
 const MOST_BASES: usize = 32;
@@ -55,6 +55,30 @@ pub fn of_image(store: &Store, image: &Image) -> Result<Vec<Instruction>, Ledger
         .iter()
         .map(|_| told.next().unwrap_or_default())
         .collect())
+}
+
+/// The same for the filesystem after a step of a build.
+///
+/// # Errors
+/// As [`of_image`].
+pub fn of_step(store: &Store, step: &Found) -> Result<Vec<Instruction>, LedgerError> {
+    let record = &step.record;
+    let lineage = record.lineage(step.step());
+    let mut told = match base(store, &lineage) {
+        Some(base) => of_image(store, &base)?,
+        None => {
+            let base = lineage.first().and_then(|from| from.base.as_ref());
+            vec![Instruction::default(); base.map_or(0, |base| base.layers.len())]
+        }
+    };
+    let own = lineage.iter().filter(|step| step.layer.is_some());
+    told.extend(own.map(|step| Instruction {
+        text: step.text.replace("\\\n", " "),
+        created: step.made.clone(),
+        line: Some(line(record, step)),
+        ..Instruction::default()
+    }));
+    Ok(told)
 }
 
 fn instruction(index: usize, entry: &History) -> Instruction {

@@ -1,4 +1,4 @@
-//! Which tree a person means: that of an image, of one of its layers, or of a layer alone.
+//! Which tree a person means: that of an image, of one of its layers, of a step of a build, or of a layer alone.
 
 use mica_fs::digest::DiffId;
 use mica_fs::store::{Store, StoreError};
@@ -7,6 +7,7 @@ use super::Stack;
 use super::instruction::{self, Instruction};
 use crate::image::{Image, ImageError};
 use crate::ledger::LedgerError;
+use crate::ledger::find::{self, FindError};
 
 /// Between an image and the number of one of its layers: `app@layer:3`.
 const LAYER: &str = "@layer:";
@@ -25,6 +26,9 @@ pub enum PlaceError {
     /// There is no such image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// There is no such step.
+    #[error(transparent)]
+    Step(#[from] FindError),
     /// The image has no layer of that number.
     #[error("{image} has no layer {wanted}: it has {count}")]
     Layer {
@@ -48,6 +52,7 @@ impl PlaceError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Image(error) => error.hint(),
+            Self::Step(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Layer { image, .. } => Some(format!(
                 "`mica diff {image}` lists the layers; 1 is the lowest one, and 0 stands for the empty image"
@@ -58,13 +63,21 @@ impl PlaceError {
 }
 
 impl Place {
-    /// What `text` means: an image; `IMAGE@layer:N`, its tree when it had N layers; or the diff ID of a layer, which is then looked at alone.
+    /// What `text` means: an image; `IMAGE@layer:N`, its tree when it had N layers; `IMAGE@STEP`, that after a step of its
+    /// build ([`find`]); or the diff ID of a layer, which is then looked at alone.
     ///
     /// # Errors
     /// [`PlaceError`].
     pub fn find(store: &Store, text: &str) -> Result<Self, PlaceError> {
         if let Some((name, number)) = text.rsplit_once(LAYER) {
             return Self::layers_of(store, name, number);
+        }
+        if let Some((build, step)) = find::split(text) {
+            let found = find::step(store, build, step)?;
+            return Ok(Self {
+                stack: Stack::new(found.layers(store)?),
+                instructions: instruction::of_step(store, &found)?,
+            });
         }
         match Image::find(store, text) {
             Ok(image) => Self::image(store, &image, usize::MAX),
