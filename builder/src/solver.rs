@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use mica_fs::digest::DiffId;
-use mica_fs::overlay::{Owner, ReadSet};
+use mica_fs::overlay::ReadSet;
 use mica_fs::path::{ImagePath, InvalidPath};
 use mica_fs::store::{Store, StoreError};
 use serde_json::{Value, json};
@@ -493,13 +493,7 @@ impl Solver<'_> {
         at: At<'_>,
     ) -> Result<(cache::Record, Outcome), StepError> {
         let layers = &at.built.layers;
-        let owner = || -> Result<Owner, StepError> {
-            let identity = self.identity(layers, user)?;
-            Ok(Owner {
-                uid: identity.uid,
-                gid: identity.gid,
-            })
-        };
+        let owner = || -> Result<_, StepError> { Ok(self.accounts(layers)?.owner(user)?) };
         let subject = Subject {
             kind: "workdir",
             inputs: json!([path, user]),

@@ -301,3 +301,47 @@ fn a_background_process_does_not_outlive_its_step() {
     processes.lacks("sleep 71077");
     scene.is_clean();
 }
+
+/// As in Docker: <https://github.com/moby/buildkit/issues/1941>, and how BuildKit reads owners.
+#[test]
+fn owners_and_modes_of_copies_are_dockers() {
+    for scene in Scene::everyone() {
+        scene.write("ctx/f", "f");
+        let dockerfile = "\
+FROM base AS made
+RUN mkdir -p /app/sub && touch /app/f && chown -R 1000:1001 /app && chmod 0710 /app /app/sub
+FROM scratch AS nobody
+COPY --chown=root f /root
+COPY --chown=ghost:ghosts f /ghost
+USER 12
+WORKDIR /work
+FROM base
+COPY --from=made /app /new
+COPY --from=made /app /given/
+COPY --from=nobody / /nobody/
+RUN mkdir -m 0750 /there && chown 5:6 /there
+COPY --from=made /app /there
+COPY --chown=9: f /group
+RUN stat -c '%n %a %u:%g' /new /new/sub /new/f /given /there /there/sub /group /nobody/* > /stat
+";
+        scene.build(dockerfile, ["-t", "i"]).ok();
+        let expected = "\
+/new 755 0:0
+/new/sub 710 1000:1001
+/new/f 644 1000:1001
+/given 755 0:0
+/there 750 5:6
+/there/sub 710 1000:1001
+/group 644 9:0
+/nobody/ghost 644 0:0
+/nobody/root 644 0:0
+/nobody/work 755 12:12
+";
+        assert_eq!(scene.cat("i", "/stat"), expected, "as {}", scene.who());
+        scene
+            .build("FROM scratch\nCOPY --chown=ghost f /\n", ["-q"])
+            .fails()
+            .says("unable to find ghost");
+        scene.is_clean();
+    }
+}

@@ -1,6 +1,8 @@
 //! Users and groups by name, as the image's `/etc/passwd` and `/etc/group` have them.
 
-use mica_fs::overlay::{Follow, Overlay, Owner};
+use std::ops::ControlFlow;
+
+use mica_fs::overlay::{Follow, Ino, Overlay, Owner};
 use mica_fs::path::ImagePath;
 
 /// Why a user or group cannot be resolved.
@@ -9,6 +11,12 @@ pub enum IdentityError {
     /// No such user.
     #[error("unable to find user {name}: no matching entry in the image's /etc/passwd")]
     User {
+        /// As written.
+        name: String,
+    },
+    /// An image without any file, where there are no names at all.
+    #[error("unable to find {name}: the image is empty and has no /etc/passwd")]
+    Empty {
         /// As written.
         name: String,
     },
@@ -38,6 +46,8 @@ const MAX_FILE: u64 = 8 << 20;
 
 /// The users and groups of an image.
 pub struct Accounts {
+    /// Whether the image has no file at all.
+    empty: bool,
     passwd: Vec<Vec<String>>,
     group: Vec<Vec<String>>,
 }
@@ -46,6 +56,7 @@ impl Accounts {
     /// Reads them; a file that is missing has no entries.
     pub fn of(overlay: &Overlay) -> Self {
         Self {
+            empty: is_empty(overlay),
             passwd: records(overlay, b"/etc/passwd"),
             group: records(overlay, b"/etc/group"),
         }
@@ -97,28 +108,61 @@ impl Accounts {
         })
     }
 
-    /// Resolves the text of `--chown`: a user alone gives the group of the same number, as in Docker.
+    /// Resolves the text of `--chown`, and that of USER for the directories of WORKDIR. As in Docker a number alone is
+    /// also that of the group, a name alone has the group of its entry, and a name that the image does not know is
+    /// root, or the group of the user.
     ///
     /// # Errors
-    /// [`IdentityError`] for names that the image does not know.
+    /// [`IdentityError::Empty`] for a name in an image without any file.
     pub fn owner(&self, text: &str) -> Result<Owner, IdentityError> {
-        let (user, group) = split(text);
-        let entry = self.user(user);
-        let uid = match (user, user.parse()) {
-            ("", _) => 0,
-            (_, Ok(uid)) => uid,
-            (_, Err(_)) => entry
-                .and_then(|e| number(e, 2))
-                .ok_or_else(|| IdentityError::User {
-                    name: user.to_owned(),
-                })?,
+        let (user, group) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));
+        let own = match owner_number(user) {
+            Some(number) => Owner {
+                uid: number,
+                gid: number,
+            },
+            None => {
+                let entry = self.named(&self.passwd, user)?;
+                Owner {
+                    uid: entry.and_then(|e| number(e, 2)).unwrap_or(0),
+                    gid: entry.and_then(|e| number(e, 3)).unwrap_or(0),
+                }
+            }
         };
-        let gid = match group {
-            Some(group) => self.gid(group)?,
-            None if user.parse::<u32>().is_ok() => uid,
-            None => entry.and_then(|e| number(e, 3)).unwrap_or(uid),
+        let gid = match group.map(|group| (group, owner_number(group))) {
+            None => own.gid,
+            Some((_, Some(number))) => number,
+            Some((group, None)) => {
+                let entry = self.named(&self.group, group)?;
+                entry.and_then(|e| number(e, 2)).unwrap_or(own.gid)
+            }
         };
-        Ok(Owner { uid, gid })
+        Ok(Owner { uid: own.uid, gid })
+    }
+
+    /// The entry of a name, if there is one.
+    fn named<'t>(
+        &self,
+        table: &'t [Vec<String>],
+        name: &str,
+    ) -> Result<Option<&'t Vec<String>>, IdentityError> {
+        if self.empty {
+            let name = name.to_owned();
+            return Err(IdentityError::Empty { name });
+        }
+        Ok(table.iter().find(|entry| entry[0] == name))
+    }
+
+    /// The names that [`Self::owner`] does without, since the image does not know them.
+    pub fn unknown<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
+        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        let missing = |(name, table): (&'t str, &[Vec<String>])| {
+            let known = owner_number(name).is_some() || table.iter().any(|entry| entry[0] == name);
+            (!known).then_some(name)
+        };
+        [(user, &*self.passwd), (group, &*self.group)]
+            .into_iter()
+            .filter_map(missing)
     }
 
     fn user(&self, user: &str) -> Option<&Vec<String>> {
@@ -138,6 +182,26 @@ impl Accounts {
                 name: group.to_owned(),
             })
     }
+}
+
+/// The number that a part of an owner says: nothing and `root` are 0.
+fn owner_number(part: &str) -> Option<u32> {
+    match part {
+        "" | "root" => Some(0),
+        number => number.parse().ok(),
+    }
+}
+
+fn is_empty(overlay: &Overlay) -> bool {
+    let mut empty = true;
+    let listed = overlay.read_dir(Ino::ROOT, 0, &mut |entry| {
+        empty &= matches!(entry.name, b"." | b"..");
+        match empty {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    });
+    listed.is_ok() && empty
 }
 
 fn split(text: &str) -> (&str, Option<&str>) {
@@ -179,6 +243,7 @@ mod tests {
 
     fn accounts() -> Accounts {
         Accounts {
+            empty: false,
             passwd: parse(
                 "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1001::/home/user:/bin/sh\n# no\n7:x:70:7::/s:",
             ),
@@ -225,6 +290,22 @@ mod tests {
         assert_eq!(owner("user"), Ok((1000, 1001)));
         assert_eq!(owner(":users"), Ok((0, 100)));
         assert_eq!(owner("user:55"), Ok((1000, 55)));
-        assert!(owner("ghost").is_err());
+        assert_eq!(owner("user:"), Ok((1000, 0)));
+        assert_eq!(owner("root"), Ok((0, 0)));
+        assert_eq!(owner("ghost"), Ok((0, 0)));
+        assert_eq!(owner("user:ghosts"), Ok((1000, 1001)));
+        assert_eq!(
+            Vec::from_iter(accounts.unknown("ghost:ghosts")),
+            ["ghost", "ghosts"]
+        );
+        assert_eq!(accounts.unknown("user:5").count(), 0);
+        let nothing = Accounts {
+            empty: true,
+            passwd: Vec::new(),
+            group: Vec::new(),
+        };
+        let owner = |text| nothing.owner(text).map(|o| (o.uid, o.gid));
+        assert_eq!((owner("root"), owner("3:4")), (Ok((0, 0)), Ok((3, 4))));
+        assert!(matches!(owner("ghost"), Err(IdentityError::Empty { .. })));
     }
 }

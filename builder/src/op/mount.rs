@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::export::{self, ExportError};
 use crate::graph::{self, CacheMount, MountKind, Permissions, SecretMount, SshMount};
 use crate::ignore::Ignore;
-use crate::op::copy::{Archives, CopyError, Placement, Sources};
+use crate::op::copy::{CopyError, Sources};
 use crate::origin::Part;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::sandbox::{self, Access, Secret};
@@ -500,14 +500,7 @@ fn fill(rootfs: &Rootfs<'_>, part: &Part<'_>) -> Result<(), CopyError> {
     let exclude = Ignore::default();
     let origin = part.origin();
     let sources = Sources::one(origin.tree(), part.wanted(), &exclude, origin.place())?;
-    let placement = Placement {
-        destination: ImagePath::root().join(PLACED),
-        into_directory: false,
-        owner: None,
-        chmod: None,
-        archives: Archives::Keep,
-    };
-    sources.place(rootfs.overlay(), &placement)
+    sources.place_whole(rootfs.overlay(), &ImagePath::root().join(PLACED))
 }
 
 /// Why a new cache cannot be filled.

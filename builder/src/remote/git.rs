@@ -22,7 +22,7 @@ use super::git_url::{GitRepository, Transport};
 use super::{Fetcher, RemoteError};
 use crate::context::Context;
 use crate::ignore::Ignore;
-use crate::op::copy::{Archives, CopyError, Placement, Sources};
+use crate::op::copy::{CopyError, Sources};
 use crate::rootfs::{Rootfs, RootfsError};
 
 /// The agent that `git` gets for SSH.
@@ -200,14 +200,7 @@ impl Fetcher<'_> {
             return Err(missing());
         }
         let rootfs = Rootfs::prepare(self.store, &[], Vec::new())?;
-        let placement = Placement {
-            destination: ImagePath::root(),
-            into_directory: true,
-            owner: None,
-            chmod: None,
-            archives: Archives::Keep,
-        };
-        sources.place(rootfs.overlay(), &placement)?;
+        sources.place_whole(rootfs.overlay(), &ImagePath::root())?;
         Ok(rootfs.commit()?.diff_id())
     }
 }

@@ -184,6 +184,13 @@ impl Solver<'_> {
     fn placement(&self, copy: &Copy, built: &Built) -> Result<Placement, StepError> {
         let spelled_as_directory =
             |text: &str| text.ends_with('/') || matches!(text.rsplit('/').next(), Some("." | ".."));
+        if let Some(text) = &copy.chown {
+            for name in self.accounts(&built.layers)?.unknown(text) {
+                tracing::warn!(
+                    "--chown={text}: the image does not know {name}, and root has the copies, as with Docker"
+                );
+            }
+        }
         Ok(Placement {
             destination: image_path(&copy.destination)?,
             into_directory: spelled_as_directory(&copy.destination),

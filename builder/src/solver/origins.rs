@@ -8,7 +8,7 @@ use super::{At, Built, Progress, Solver, StepError, Subject};
 use crate::event::{Outcome, StepNumber};
 use crate::graph::{CopyFrom, Stage};
 use crate::ignore::Ignore;
-use crate::op::copy::{Archives, CopyError, Placement, Sources};
+use crate::op::copy::{CopyError, Sources};
 use crate::origin::{BuildContext, Origin};
 use crate::tree::ImageTree;
 
@@ -83,14 +83,7 @@ impl Solver<'_> {
         };
         let (record, outcome) = self.cached(at, &subject, || {
             let rootfs = self.rootfs(&[], Vec::new())?;
-            let placement = Placement {
-                destination: ImagePath::root(),
-                into_directory: true,
-                owner: None,
-                chmod: None,
-                archives: Archives::Keep,
-            };
-            sources.place(rootfs.overlay(), &placement)?;
+            sources.place_whole(rootfs.overlay(), &ImagePath::root())?;
             self.commit(rootfs)
         })?;
         let built = Built {

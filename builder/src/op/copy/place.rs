@@ -10,6 +10,7 @@ use mica_fs::path::ImagePath;
 use super::sources::{Pivot, Selected, Sources};
 use super::{Archives, CopyError, Placement, clean, parents, write};
 use crate::context::DIRECTORY_MTIME;
+use crate::dockerfile::Chmod;
 use crate::op::archive;
 use crate::tree::{self, Content, Node, Tree, TreeError};
 
@@ -31,7 +32,9 @@ impl Sources<'_> {
             }
             match source.node.kind {
                 Kind::Directory => {
+                    // What is in it is copied, not the directory itself.
                     let to = copier.destination()?;
+                    copier.parents(&to.join(b"x"))?;
                     let from = (&source.path, &ImagePath::root());
                     copier.directory(self, from, &source.node, &to, Existing::Keep)?;
                 }
@@ -42,6 +45,34 @@ impl Sources<'_> {
                     let to = copier.file_destination(&source.name)?;
                     copier.leaf(self, &source.path, &source.node, &to)?;
                 }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sources<'_> {
+    /// Copies the sources, which are one, to `destination`: unlike COPY a directory as well, with its owner and mode,
+    /// unless it is the root.
+    ///
+    /// # Errors
+    /// As [`Self::place`].
+    pub fn place_whole(&self, overlay: &Overlay, destination: &ImagePath) -> Result<(), CopyError> {
+        let placement = Placement {
+            destination: destination.clone(),
+            into_directory: false,
+            owner: None,
+            chmod: None,
+            archives: Archives::Keep,
+        };
+        let mut copier = Copier::new(overlay, &placement);
+        for source in self.selected() {
+            let from = (&source.path, &ImagePath::root());
+            match source.node.kind {
+                Kind::Directory => {
+                    copier.directory(self, from, &source.node, destination, Existing::Keep)?;
+                }
+                _ => copier.leaf(self, &source.path, &source.node, destination)?,
             }
         }
         Ok(())
@@ -148,15 +179,27 @@ impl<'a> Copier<'a> {
         self.parents(&top.join(b"x"))?;
         for (relative, node) in parents::above(sources.tree, pivot)? {
             let to = parents::under(&top, &relative);
-            if self.lookup(&to)?.is_none() {
-                self.put(&to, &node, Source::Directory)?;
+            match self.lookup(&to)? {
+                Some(attr) => self.change(
+                    attr.ino,
+                    &to,
+                    &Changes {
+                        mode: Some(node.metadata.mode),
+                        ..Changes::default()
+                    },
+                )?,
+                None => drop(self.put(&to, &node, Source::Directory)?),
             }
         }
         let to = parents::under(&top, &pivot.relative);
         match source.node.kind {
             Kind::Directory => {
                 let from = (&source.path, &pivot.relative);
-                self.directory(sources, from, &source.node, &to, Existing::Keep)
+                let existing = match pivot.relative.is_root() {
+                    true => Existing::Keep,
+                    false => Existing::Update,
+                };
+                self.directory(sources, from, &source.node, &to, existing)
             }
             _ => self.leaf(sources, &source.path, &source.node, &to),
         }
@@ -229,7 +272,8 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Makes the directories above `to`, with the owner and the mode of `--chown` and `--chmod`.
+    /// Makes the directories above `to`. As in Docker they have the owner of `--chown` and the permissions of
+    /// `--chmod`, if that is a number.
     fn parents(&self, to: &ImagePath) -> Result<(), CopyError> {
         let mut at = ImagePath::root();
         let parent = to.parent().unwrap_or_default();
@@ -245,9 +289,12 @@ impl<'a> Copier<'a> {
                     });
                 }
                 None => {
-                    let chmod = self.placement.chmod.as_ref();
+                    let mode = match self.placement.chmod {
+                        Some(Chmod::Mode(mode)) => mode & 0o777,
+                        Some(Chmod::Symbolic(_)) | None => 0o755,
+                    };
                     let metadata = Metadata {
-                        mode: chmod.map_or(0o755, |chmod| chmod.apply(0o755, true)),
+                        mode,
                         uid: self.placement.owner.map_or(0, |o| o.uid),
                         gid: self.placement.owner.map_or(0, |o| o.gid),
                         mtime: DIRECTORY_MTIME,
@@ -288,10 +335,12 @@ impl<'a> Copier<'a> {
             mtime: Some(metadata.mtime),
             ..Changes::default()
         };
-        self.overlay
-            .set_attr(ino, &changes)
-            .map(|_| ())
-            .map_err(|e| write(to, e))
+        self.change(ino, to, &changes)
+    }
+
+    fn change(&self, ino: Ino, path: &ImagePath, changes: &Changes) -> Result<(), CopyError> {
+        let changed = self.overlay.set_attr(ino, changes);
+        changed.map(|_| ()).map_err(|e| write(path, e))
     }
 
     fn metadata(&self, node: &Node) -> Metadata {

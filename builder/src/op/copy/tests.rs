@@ -43,6 +43,11 @@ impl World {
         self
     }
 
+    fn chmod(&self, path: &str, mode: u32) {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(self.context().join(path), mode).expect("set");
+    }
+
     fn copy(&self, sources: &[&str], destination: &str) -> Result<(), CopyError> {
         self.copy_by(sources, &placement(destination), &[])
     }
@@ -233,17 +238,24 @@ fn wildcards_match_within_a_component() {
 #[test]
 fn owner_and_mode_apply_to_all_that_is_made() {
     let world = World::new();
-    world.write("d/f", "x");
-    let placement = Placement {
-        owner: Some(Owner { uid: 7, gid: 8 }),
-        chmod: Some(Chmod::parse("u=rwX,go=").expect("a mode")),
-        ..placement("/x/y/")
+    world.write("d/sub/f", "x");
+    let modes = |chmod: &str, to: &str| {
+        let placement = Placement {
+            owner: Some(Owner { uid: 7, gid: 8 }),
+            chmod: Some(Chmod::parse(chmod).expect("a mode")),
+            ..placement(&format!("{to}/y/"))
+        };
+        world.copy_by(&["d"], &placement, &[]).expect("copied");
+        let paths = ["", "/y", "/y/sub", "/y/sub/f"].map(|path| format!("{to}{path}"));
+        paths.map(|path| {
+            let attr = world.attr(&path);
+            assert_eq!((attr.uid, attr.gid), (7, 8), "{path}");
+            attr.mode
+        })
     };
-    world.copy_by(&["d"], &placement, &[]).expect("copied");
-    for (path, mode) in [("/x", 0o700), ("/x/y", 0o700), ("/x/y/f", 0o600)] {
-        let attr = world.attr(path);
-        assert_eq!((attr.uid, attr.gid, attr.mode), (7, 8, mode), "{path}");
-    }
+    // What leads to the copies is no copy: a symbolic mode would have nothing to begin with.
+    assert_eq!(modes("u=rwX,go=", "/x"), [0o755, 0o755, 0o700, 0o600]);
+    assert_eq!(modes("4711", "/z"), [0o711, 0o711, 0o4711, 0o4711]);
 }
 
 #[test]
@@ -488,4 +500,29 @@ fn parents_are_kept_from_the_pivot_on() {
     assert_eq!(found("x/./y"), ["missing"]);
     assert_eq!(found("*/b/./d/e.*"), ["d/e.txt"]);
     assert_eq!(found("none*/./x"), [""; 0]);
+}
+
+#[test]
+fn a_directory_gives_what_is_in_it_and_not_its_mode() {
+    let world = World::new();
+    world.write("d/sub/f", "x");
+    world.chmod("d", 0o700);
+    world.chmod("d/sub", 0o710);
+    world.copy(&["d"], "/new").expect("copied");
+    world.copy(&["d"], "/slash/").expect("copied");
+    let mode = |path: &str| world.attr(path).mode;
+    assert_eq!(
+        [mode("/new"), mode("/slash"), mode("/new/sub")],
+        [0o755, 0o755, 0o710]
+    );
+    // With --parents the directories of the path are copied.
+    let context = Context::new(&world.context(), Ignore::default()).expect("a context");
+    let none = Ignore::default();
+    let found = Sources::with_parents(&context, &["d/sub".to_owned()], &none, "the build context");
+    let placed = found.expect("found").place(&world.overlay, &placement("/p/"));
+    placed.expect("copied");
+    assert_eq!(
+        [mode("/p"), mode("/p/d"), mode("/p/d/sub")],
+        [0o755, 0o700, 0o710]
+    );
 }
