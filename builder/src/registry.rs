@@ -4,7 +4,7 @@
 //! connections and tokens. A [`Repository`] is one image's place, with its mirrors: manifests, blobs, tags. Digests and
 //! sizes are for the reader of a [`Blob`] to check; it goes on by itself where a transfer broke off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use crate::reference::Reference;
 mod auth;
 mod blob;
 mod certificates;
-mod challenge;
+pub mod challenge;
 pub mod config;
 pub mod credentials;
 mod endpoint;
@@ -32,7 +32,7 @@ use credentials::Login;
 pub use credentials::{Credentials, Password};
 pub use endpoint::Endpoint;
 pub use error::{Complaint, RegistryError};
-pub use image::{RemoteImage, RemoteImageError};
+pub use image::{Reading, RemoteImage, RemoteImageError, read};
 pub use manifest::{FetchedManifest, ManifestName};
 use session::Connection;
 pub use session::{Call, Target};
@@ -85,6 +85,8 @@ struct Shared {
     settings: Settings,
     stopped: Stopped,
     connections: Mutex<BTreeMap<(String, bool), Arc<Connection>>>,
+    /// Hosts of mirrors that did not answer: they are not asked again.
+    silent: Mutex<BTreeSet<String>>,
 }
 
 impl Client {
@@ -94,6 +96,7 @@ impl Client {
             settings,
             stopped,
             connections: Mutex::default(),
+            silent: Mutex::default(),
         };
         let shared = Arc::new(shared);
         Self { shared }
@@ -218,11 +221,19 @@ impl Repository {
         &self,
         mut ask: impl FnMut(&Endpoint) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
+        let silent = &self.client.shared.silent;
         for mirror in self.endpoints.iter().filter(|endpoint| endpoint.is_mirror()) {
-            match ask(mirror) {
+            if lock(silent).contains(mirror.host()) {
+                continue;
+            }
+            let error = match ask(mirror) {
                 Ok(found) => return Ok(found),
                 Err(error) if self.client.is_stopped() => return Err(error),
-                Err(error) => tracing::warn!(mirror = %mirror.name(), %error, "asking the next place"),
+                Err(error) => error,
+            };
+            tracing::warn!(mirror = %mirror.name(), %error, "asking the next place");
+            if matches!(&error, RegistryError::Http(error) if error.cause().is_some()) {
+                lock(silent).insert(mirror.host().to_owned());
             }
         }
         ask(self.origin())

@@ -43,6 +43,10 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls_verify: Option<bool>,
 
+    /// Plain HTTP will do: --tls-verify=false
+    #[arg(long, conflicts_with = "tls_verify")]
+    plain_http: bool,
+
     /// The file with credentials, instead of Docker's config.json and podman's auth.json
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
@@ -65,9 +69,10 @@ impl Options {
         let variable = |name: &str| env::var_os(name).map(PathBuf::from);
         let mut settings =
             Settings::of_user(self.authfile.clone(), &variable).map_err(|e| with_hint(e.hint(), e))?;
-        if let Some(verify) = self.tls_verify {
-            settings.config.verify_tls = Some(verify);
-        }
+        settings.config.verify_tls = match (self.tls_verify, self.plain_http) {
+            (None, true) => Some(false),
+            (verify, _) => verify,
+        };
         settings.only_certificates = self.cert_dir.clone();
         if let Some(text) = &self.creds {
             let (user, password) = match text.split_once(':') {

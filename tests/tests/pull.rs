@@ -1,8 +1,10 @@
 //! `mica pull`: from a real registry, over a network that breaks, of what other tools pushed.
 
 use std::fs;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use mica_tests::archive::{Members, Tar, sha256};
 use mica_tests::command::{tool, wait_until};
@@ -178,6 +180,23 @@ fn an_interrupted_pull_says_so_and_keeps_what_came() {
     outcome.says("the pull was stopped; what has arrived is kept");
     assert!(downloads(&scene)[0] > 500_000);
     assert_eq!(scene.images(), Vec::<String>::new());
+}
+
+#[test]
+fn a_silent_registry_is_not_waited_for_after_a_signal() {
+    let scene = Scene::new();
+    // It takes connections, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("{}/a", silent.local_addr().unwrap());
+    let running = scene.mica(["pull", &name]).start();
+    let _connection = silent.accept().unwrap();
+    let begin = Instant::now();
+    running.signal(Signal::SIGTERM);
+    running.wait();
+    assert!(
+        begin.elapsed() < Duration::from_secs(20),
+        "a request may take a minute"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub enum Challenge {
 }
 
 /// The best challenge among the headers that is understood.
-pub(super) fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
+pub fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut basic = None;
     for header in headers {
         for (scheme, parameters) in parse(header) {

@@ -122,37 +122,71 @@ impl RemoteImage {
         name: ManifestName<'_>,
         platform: &Platform,
     ) -> Result<Self, RemoteImageError> {
-        let search = Search {
-            repository,
-            name: match name {
-                ManifestName::Tag(tag) => format!("{}:{tag}", repository.name()),
-                ManifestName::Digest(digest) => format!("{}@{digest}", repository.name()),
-            },
-            platform,
+        let text = match name {
+            ManifestName::Tag(tag) => format!("{}:{tag}", repository.name()),
+            ManifestName::Digest(digest) => format!("{}@{digest}", repository.name()),
         };
         let mut fetched = repository.manifest(name)?;
         let named = fetched.digest;
         for _ in 0..=DEPTH {
-            if !search.is_index(&fetched)? {
-                return search.image(named, fetched);
-            }
-            let digest = search.choose(&fetched)?;
-            fetched = repository.manifest(ManifestName::Digest(digest))?;
+            let manifest = match read(&text, &fetched, platform)? {
+                Reading::Index(entry) => {
+                    fetched = repository.manifest(ManifestName::Digest(entry))?;
+                    continue;
+                }
+                Reading::Image(manifest) => *manifest,
+            };
+            let reader = Reader {
+                name: &text,
+                platform,
+            };
+            let config_bytes = reader.config(repository, &manifest.config)?;
+            let config = image::parse_config(&manifest, &config_bytes).map_err(|e| reader.failed(e))?;
+            return Ok(Self {
+                named,
+                manifest_digest: fetched.digest,
+                manifest_bytes: fetched.bytes,
+                manifest,
+                config_bytes,
+                config,
+            });
         }
-        Err(RemoteImageError::Nested { name: search.name })
+        Err(RemoteImageError::Nested { name: text })
     }
 }
 
-struct Search<'a> {
-    repository: &'a Repository,
-    name: String,
+/// What a manifest says.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reading {
+    /// It is an index, with this entry for the platform.
+    Index(Digest),
+    /// It is the manifest of an image whose layers can be had.
+    Image(Box<Manifest>),
+}
+
+/// Reads a manifest or an index of the image `name`.
+///
+/// # Errors
+/// [`RemoteImageError`], if it is neither, or of no use.
+pub fn read(name: &str, fetched: &FetchedManifest, platform: &Platform) -> Result<Reading, RemoteImageError> {
+    let reader = Reader { name, platform };
+    if reader.is_index(fetched)? {
+        return reader.choose(fetched).map(Reading::Index);
+    }
+    let manifest = image::parse_manifest(fetched.digest, &fetched.bytes).map_err(|e| reader.failed(e))?;
+    reader.check(&manifest)?;
+    Ok(Reading::Image(Box::new(manifest)))
+}
+
+struct Reader<'a> {
+    name: &'a str,
     platform: &'a Platform,
 }
 
-impl Search<'_> {
+impl Reader<'_> {
     fn is_index(&self, fetched: &FetchedManifest) -> Result<bool, RemoteImageError> {
         let kind = Descriptor::new(&fetched.media_type, fetched.digest, 0);
-        let name = self.name.clone();
+        let name = self.name.to_owned();
         match fetched.media_type.as_str() {
             _ if kind.is_index() => Ok(true),
             _ if kind.is_manifest() => Ok(false),
@@ -190,7 +224,7 @@ impl Search<'_> {
         available.sort();
         available.dedup();
         Err(RemoteImageError::Platform {
-            name: self.name.clone(),
+            name: self.name.to_owned(),
             wanted: self.platform.to_string(),
             available: match available.is_empty() {
                 true => "nothing".to_owned(),
@@ -199,24 +233,9 @@ impl Search<'_> {
         })
     }
 
-    fn image(&self, named: Digest, fetched: FetchedManifest) -> Result<RemoteImage, RemoteImageError> {
-        let manifest = image::parse_manifest(fetched.digest, &fetched.bytes).map_err(|e| self.failed(e))?;
-        self.check(&manifest)?;
-        let config_bytes = self.config(&manifest.config)?;
-        let config = image::parse_config(&manifest, &config_bytes).map_err(|e| self.failed(e))?;
-        Ok(RemoteImage {
-            named,
-            manifest_digest: fetched.digest,
-            manifest_bytes: fetched.bytes,
-            manifest,
-            config_bytes,
-            config,
-        })
-    }
-
     /// Whether a manifest is that of an image whose layers can be had.
     fn check(&self, manifest: &Manifest) -> Result<(), RemoteImageError> {
-        let name = || self.name.clone();
+        let name = || self.name.to_owned();
         let config = manifest.config.media_type.as_str();
         let known = [MediaTypes::Oci.config(), MediaTypes::Docker.config(), ""];
         if !known.contains(&config) {
@@ -246,7 +265,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RemoteImageError> {
+    fn config(&self, repository: &Repository, descriptor: &Descriptor) -> Result<Vec<u8>, RemoteImageError> {
         let (digest, size) = (descriptor.digest, descriptor.size);
         let invalid = |reason: String| {
             self.failed(ImageError::Invalid {
@@ -259,7 +278,7 @@ impl Search<'_> {
             return Err(invalid(format!("it has {size} bytes, of at most {CONFIG_LIMIT}")));
         }
         let mut bytes = Vec::new();
-        let mut blob = Verifying::new(self.repository.blob(digest, size, 0), digest, size);
+        let mut blob = Verifying::new(repository.blob(digest, size, 0), digest, size);
         match blob.read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
             Err(error) => Err(match error.downcast::<RegistryError>() {
@@ -270,7 +289,7 @@ impl Search<'_> {
     }
 
     fn failed(&self, source: ImageError) -> RemoteImageError {
-        let name = self.name.clone();
+        let name = self.name.to_owned();
         RemoteImageError::Image { name, source }
     }
 

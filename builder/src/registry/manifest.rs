@@ -57,6 +57,21 @@ pub struct FetchedManifest {
     pub digest: Digest,
 }
 
+impl FetchedManifest {
+    /// Tells what the bytes are: as they say themselves, or as the registry says. What could be two things is none
+    /// (CVE-2021-41190).
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn of(bytes: Vec<u8>, content_type: &str) -> Result<Self, String> {
+        Ok(Self {
+            media_type: media_type(&bytes, content_type)?,
+            digest: Digest::of(&bytes),
+            bytes,
+        })
+    }
+}
+
 /// The fields that tell what a manifest is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -150,18 +165,11 @@ impl Repository {
                 found,
             });
         }
-        match media_type(&bytes, content_type) {
-            Ok(media_type) => Ok(FetchedManifest {
-                media_type,
-                bytes,
-                digest: found,
-            }),
-            Err(reason) => Err(RegistryError::Protocol {
-                about,
-                server,
-                reason,
-            }),
-        }
+        FetchedManifest::of(bytes, &content_type).map_err(|reason| RegistryError::Protocol {
+            about,
+            server,
+            reason,
+        })
     }
 
     /// All tags of the repository, in the registry's order.
@@ -206,9 +214,7 @@ impl Repository {
     }
 }
 
-/// What a manifest is: as it says itself, or as the registry says. One that could be two things is none
-/// (CVE-2021-41190).
-fn media_type(bytes: &[u8], content_type: String) -> Result<String, String> {
+fn media_type(bytes: &[u8], content_type: &str) -> Result<String, String> {
     let kind: Kind = serde_json::from_slice(bytes).map_err(|e| format!("it is no manifest: {e}"))?;
     if kind.layers.is_some() && kind.manifests.is_some() {
         return Err("it is a manifest and an index at once".to_owned());
@@ -221,7 +227,7 @@ fn media_type(bytes: &[u8], content_type: String) -> Result<String, String> {
     }
     let stated = kind.media_type.filter(|text| !text.is_empty());
     let of_content = match (kind.manifests.is_some(), content_type.contains("manifest")) {
-        (_, true) => content_type,
+        (_, true) => content_type.to_owned(),
         (true, false) => OCI_INDEX.to_owned(),
         (false, false) => MediaTypes::Oci.manifest().to_owned(),
     };

@@ -1,5 +1,5 @@
-//! Random input for the parser of Dockerfiles (with the planner and the linter behind it) and for the expander of
-//! words: none may panic, hang or break what is promised.
+//! Random input for the parser of Dockerfiles (with the planner and the linter behind it), for the expander of words,
+//! and for what reads what registries say: none may panic, hang or break what is promised.
 //!
 //! Inputs are mutations of real files and of the language's own words. Each test takes two seconds, or as many as
 //! `MICA_FUZZ_SECONDS` says; `MICA_FUZZ_SEED` repeats a run.
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 mod corpus;
 mod mutate;
+mod registries;
 
 use mica_builder::dockerfile::{self, Escape, Span};
 use mica_builder::image::{Image, Platform};

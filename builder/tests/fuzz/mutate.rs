@@ -133,7 +133,17 @@ impl Mutator {
             _ => self.pick(corpus).to_vec(),
         };
         for _ in 0..=self.below(8) {
-            self.mutate(&mut text, corpus);
+            self.mutate(&mut text, corpus, &WORDS);
+        }
+        text.truncate(64 << 10);
+        text
+    }
+
+    /// One of the corpus, mutated with these words.
+    pub fn document(&mut self, corpus: &[Vec<u8>], words: &[&str]) -> Vec<u8> {
+        let mut text = self.pick(corpus).to_vec();
+        for _ in 0..self.below(6) {
+            self.mutate(&mut text, corpus, words);
         }
         text.truncate(64 << 10);
         text
@@ -143,13 +153,13 @@ impl Mutator {
     pub fn word(&mut self, corpus: &[Vec<u8>]) -> String {
         let mut text = self.pick(corpus).to_vec();
         for _ in 0..=self.below(8) {
-            self.mutate(&mut text, corpus);
+            self.mutate(&mut text, corpus, &WORDS);
         }
         text.truncate(8 << 10);
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    fn mutate(&mut self, text: &mut Vec<u8>, corpus: &[Vec<u8>]) {
+    fn mutate(&mut self, text: &mut Vec<u8>, corpus: &[Vec<u8>], words: &[&str]) {
         let at = self.below(text.len() + 1);
         let end = (at + self.below(40)).min(text.len());
         match self.below(10) {
@@ -169,12 +179,12 @@ impl Mutator {
             3 if at < text.len() => text[at] ^= 1 << self.below(8),
             // The same over and over: what is nested, or grows.
             4 => {
-                let word = WORDS[self.below(WORDS.len())].repeat(1 + self.below(300));
+                let word = words[self.below(words.len())].repeat(1 + self.below(300));
                 text.splice(at..at, word.into_bytes());
             }
             5 => text.truncate(at),
             _ => {
-                let word = WORDS[self.below(WORDS.len())];
+                let word = words[self.below(words.len())];
                 text.splice(at..at, word.bytes());
             }
         }

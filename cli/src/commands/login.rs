@@ -68,7 +68,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(Stop::default());
     let client = args.registry.client(&stop)?;
     let login = Login::User(user, password);
-    let kept = signals::stopping(&stop, || client.log_in(&registry, &login))?;
+    let kept = signals::stopping_soon(&stop, || client.log_in(&registry, &login))?;
     let kept = kept.map_err(|e| with_hint(e.hint(), e))?;
     let stored = client.settings().credentials.keep(&registry, &kept);
     match stored.map_err(|e| with_hint(e.hint(), e))? {

@@ -81,7 +81,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         true => all_tags(&client, &reference, &args.name),
         false => Ok(vec![reference.clone()]),
     };
-    signals::stopping(&stop, || {
+    signals::stopping_soon(&stop, || {
         for reference in names()? {
             let pulled = puller.pull(&reference, Naming::Named)?;
             context.print(&result(&reference, &pulled, args.quiet))?;
