@@ -168,8 +168,13 @@ impl Client {
             let url = url.to_string();
             return Err(HttpError::Scheme { url });
         }
+        // A query may be a key, as that of a signed URL is.
+        let shown = Url {
+            query: url.query.as_ref().map(|_| "…".to_owned()),
+            ..url.clone()
+        };
         let failed = |source: ureq::Error| HttpError::Transport {
-            url: url.to_string(),
+            url: shown.to_string(),
             source: Box::new(source),
         };
         let uri: Uri = url

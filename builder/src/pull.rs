@@ -21,8 +21,6 @@ use crate::registry::{Client, ManifestName, RegistryError, RemoteImage, RemoteIm
 mod feed;
 mod images;
 mod layer;
-#[cfg(test)]
-mod tests;
 
 pub use images::{Images, When};
 pub use layer::LayerError;

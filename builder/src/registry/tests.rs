@@ -7,7 +7,8 @@ use std::thread;
 
 use mica_fs::digest::Digest;
 
-use super::*;
+use super::{read as read_manifest, *};
+use crate::image::OCI_MANIFEST;
 
 /// A server: gives each request, its first line and headers, to `answer`, and sends what that returns. The probe for the
 /// scheme is answered without asking.
@@ -234,4 +235,38 @@ fn a_mirror_that_fails_is_passed_over() {
     assert_eq!(found.bytes, br#"{"schemaVersion":2}"#);
     assert!(mirror.seen()[0].starts_with("GET /v2/m/a/b/manifests/t "));
     assert_eq!(mirror.seen().len(), 1);
+}
+
+#[test]
+fn an_index_gives_the_image_of_the_very_variant() {
+    let entry = |architecture: &str, variant: Option<&str>, number: u8| {
+        let mut platform = serde_json::json!({ "os": "linux", "architecture": architecture });
+        if let Some(variant) = variant {
+            platform["variant"] = variant.into();
+        }
+        serde_json::json!({
+            "mediaType": OCI_MANIFEST, "digest": Digest::of(&[number]), "size": 1, "platform": platform,
+        })
+    };
+    let mut attestation = entry("unknown", None, 9);
+    attestation["annotations"] = serde_json::json!({ "vnd.docker.reference.type": "attestation-manifest" });
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [
+        attestation,
+        entry("arm", Some("v6"), 1),
+        entry("arm", Some("v7"), 2),
+        entry("arm64", Some("v8"), 3),
+        entry("amd64", None, 4),
+    ] });
+    let fetched = FetchedManifest::of(index.to_string().into_bytes(), "").unwrap();
+    let chosen = |text: &str| read_manifest("x", &fetched, &crate::plan::platform(text).unwrap());
+    let number = |n: u8| Reading::Index(Digest::of(&[n]));
+    assert_eq!(chosen("linux/arm/v7").unwrap(), number(2));
+    assert_eq!(chosen("linux/arm/v6").unwrap(), number(1));
+    assert_eq!(chosen("linux/arm64").unwrap(), number(3));
+    assert_eq!(chosen("linux/amd64").unwrap(), number(4));
+    let error = chosen("linux/s390x").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "x has no image for linux/s390x, only for linux/amd64, linux/arm/v6, linux/arm/v7, linux/arm64/v8"
+    );
 }
