@@ -20,6 +20,7 @@ mod prompt;
 mod registries;
 mod render;
 mod signals;
+mod source;
 mod volume;
 
 use args::Cli;

@@ -37,11 +37,13 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Err(usage_error("which file? Give a PATH behind the image"));
     }
     let store = context.store()?;
-    let overlay = location::open(&store, image)?;
+    let texts = first.into_iter().chain(args.paths.iter().map(String::as_str));
+    let paths = texts.map(|text| Ok((location::path(text)?, Follow::Yes)));
+    let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
+    let overlay = location::open(&store, image, &paths)?;
     let mut out = context.output();
-    for text in first.into_iter().chain(args.paths.iter().map(String::as_str)) {
-        let path = location::path(text)?;
-        let attr = location::resolve(&overlay, &path, Follow::Yes)?;
+    for (path, _) in &paths {
+        let attr = location::resolve(&overlay, path, Follow::Yes)?;
         if attr.kind != Kind::File {
             bail!("{path} in the image is no regular file");
         }

@@ -51,7 +51,6 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         ));
     };
     let store = context.store()?;
-    let overlay = location::open(&store, image)?;
     let path = location::path(text)?;
     let wants_content = text.ends_with("/.") || path.is_root();
     let follow = if args.follow_link || text.ends_with('/') {
@@ -59,6 +58,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         Follow::No
     };
+    let overlay = location::open(&store, image, &[(path.clone(), follow)])?;
     let attr = location::resolve(&overlay, &path, follow)?;
     let name = OsStr::from_bytes(path.name().unwrap_or_default());
     if args.destination.as_os_str() == "-" {

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use mica_builder::image::Image;
-use mica_fs::store::Store;
 
 use crate::args::Format;
 use crate::config::Context;
 use crate::render::{self, Created, Table};
+use crate::source::Source;
 
 /// How much of an instruction the table shows, in characters.
 const CREATED_BY_WIDTH: usize = 45;
@@ -49,8 +49,8 @@ struct Row {
 /// If there is no such image, or the store cannot be read.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
-    let image = Image::find(&store, &args.image)?;
-    let rows = rows(&store, &image, args.no_trunc)?;
+    let source = Source::find(&store, &args.image)?;
+    let rows = rows(source.image(), &source.sizes(&store)?, args.no_trunc);
     let text: String = match (args.quiet, args.format) {
         (true, _) => rows.iter().map(|row| format!("{}\n", row.id)).collect(),
         (false, Format::Json) => rows.iter().map(|row| format!("{}\n", json(row))).collect(),
@@ -60,22 +60,20 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(store: &Store, image: &Image, no_trunc: bool) -> anyhow::Result<Vec<Row>> {
-    let mut layers = image.layers().iter();
+fn rows(image: &Image, sizes: &[u64], no_trunc: bool) -> Vec<Row> {
+    let mut sizes = sizes.iter().copied();
     let mut rows = Vec::new();
-    let mut size = |has_layer: bool| -> anyhow::Result<u64> {
-        match layers.next().filter(|_| has_layer) {
-            Some(id) => Ok(store.layer(id)?.index().tar_size()),
-            None => Ok(0),
-        }
-    };
     for entry in &image.config.history {
         rows.push(Row {
             id: "<missing>".to_owned(),
             created: entry.created.clone(),
             created_by: entry.created_by.clone().unwrap_or_default(),
             comment: entry.comment.clone().unwrap_or_default(),
-            size: if entry.empty_layer { 0 } else { size(true)? },
+            size: if entry.empty_layer {
+                0
+            } else {
+                sizes.next().unwrap_or(0)
+            },
         });
     }
     // Some tools write layers without a history.
@@ -91,7 +89,7 @@ fn rows(store: &Store, image: &Image, no_trunc: bool) -> anyhow::Result<Vec<Row>
             created: None,
             created_by: String::new(),
             comment: "no history".to_owned(),
-            size: size(true)?,
+            size: sizes.next().unwrap_or(0),
         });
     }
     rows.reverse();
@@ -102,7 +100,7 @@ fn rows(store: &Store, image: &Image, no_trunc: bool) -> anyhow::Result<Vec<Row>
             image.id().short()
         };
     }
-    Ok(rows)
+    rows
 }
 
 fn json(row: &Row) -> serde_json::Value {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use mica_builder::image::Image;
 use mica_builder::reference::Reference;
 use mica_fs::store::Store;
 use serde_json::{Value, json};
 
 use crate::args::Format;
 use crate::config::Context;
+use crate::source::Source;
 
 /// Show all that is known of images, as JSON
 #[derive(Debug, clap::Args)]
@@ -34,10 +34,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let mut objects = Vec::new();
     let mut failed = None;
     for text in &args.images {
-        match Image::find(&store, text)
-            .map_err(Into::into)
-            .and_then(|image| describe(&store, &image))
-        {
+        match Source::find(&store, text).and_then(|source| describe(&store, &source)) {
             Ok(object) => objects.push(object),
             Err(error) => {
                 failed = Some(error);
@@ -56,14 +53,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn describe(store: &Store, image: &Image) -> anyhow::Result<Value> {
-    let records = store.images()?;
-    let names: Vec<Reference> = records
-        .iter()
-        .filter(|record| record.manifest == image.manifest_digest)
-        .flat_map(|record| &record.names)
-        .filter_map(|name| Reference::parse(name).ok())
-        .collect();
+fn describe(store: &Store, source: &Source) -> anyhow::Result<Value> {
+    let image = source.image();
+    let names = names(store, source)?;
     let digests: BTreeSet<String> = names
         .iter()
         .map(|name| format!("{}@{}", name.familiar_repository(), image.manifest_digest))
@@ -81,8 +73,24 @@ fn describe(store: &Store, image: &Image) -> anyhow::Result<Value> {
         "Architecture": config.architecture,
         "Variant": config.variant.clone().unwrap_or_default(),
         "Os": config.os,
-        "Size": image.size(store)?,
+        "Size": source.sizes(store)?.iter().sum::<u64>(),
         "RootFS": { "Type": config.rootfs.kind, "Layers": config.rootfs.diff_ids },
         "Descriptor": { "mediaType": image.manifest.media_type(), "digest": image.manifest_digest },
     }))
+}
+
+/// What the image is called: in the store, or there where it is read.
+fn names(store: &Store, source: &Source) -> anyhow::Result<Vec<Reference>> {
+    let image = match source {
+        Source::Stored(image) => image,
+        Source::Remote(remote) => return Ok(vec![remote.reference().clone()]),
+    };
+    let records = store.images()?;
+    let own = records
+        .iter()
+        .filter(|record| record.manifest == image.manifest_digest);
+    Ok(own
+        .flat_map(|record| &record.names)
+        .filter_map(|name| Reference::parse(name).ok())
+        .collect())
 }

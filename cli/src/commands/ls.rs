@@ -51,7 +51,6 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         (None, None) => (args.image.as_str(), "/"),
     };
     let store = context.store()?;
-    let overlay = location::open(&store, image)?;
     let top = location::path(path)?;
     // Like ls(1), a directory behind a link is listed only when that is asked for by a slash.
     let follow = if args.long && !path.ends_with('/') {
@@ -59,6 +58,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         Follow::Yes
     };
+    let overlay = location::open(&store, image, &[(top.clone(), follow)])?;
     let attr = location::resolve(&overlay, &top, follow)?;
     let mut out = context.output();
     let mut entries: Vec<(Vec<u8>, ImagePath, Attr)> = Vec::new();
