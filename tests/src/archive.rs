@@ -105,7 +105,8 @@ pub struct Members(pub Vec<(String, Vec<u8>)>);
 impl Members {
     /// What `docker save` writes: uncompressed layers.
     pub fn docker(name: &str, layers: &[Vec<u8>]) -> Self {
-        let config = config(layers);
+        let packed: Vec<_> = layers.iter().map(|tar| Packed::gzip(tar)).collect();
+        let config = config(&packed);
         let config_name = format!("{}.json", sha256(&config));
         let mut members = vec![(config_name.clone(), config)];
         let mut paths = Vec::new();
@@ -121,6 +122,12 @@ impl Members {
 
     /// An OCI image layout, of layers compressed by gzip.
     pub fn oci(name: &str, layers: &[Vec<u8>]) -> Self {
+        let packed = layers.iter().map(|tar| Packed::gzip(tar));
+        Self::oci_of(name, &packed.collect::<Vec<_>>())
+    }
+
+    /// An OCI image layout of layers that are packed already.
+    pub fn oci_of(name: &str, layers: &[Packed]) -> Self {
         let mut members = vec![(
             "oci-layout".to_owned(),
             br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
@@ -138,7 +145,13 @@ impl Members {
         let config = blob("config.v1+json", config(layers));
         let layers: Vec<_> = layers
             .iter()
-            .map(|layer| blob("layer.v1.tar+gzip", gzip(layer)))
+            .map(|layer| {
+                let mut descriptor = blob(&format!("layer.v1.tar{}", layer.suffix), layer.blob.clone());
+                if !layer.annotations.is_null() {
+                    descriptor["annotations"] = layer.annotations.clone();
+                }
+                descriptor
+            })
             .collect();
         let manifest = json!({
             "schemaVersion": 2,
@@ -172,10 +185,42 @@ impl Members {
     }
 }
 
-fn config(layers: &[Vec<u8>]) -> Vec<u8> {
+/// A layer as it lies in a registry.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// SHA-256 of its tar, in hexadecimal.
+    pub diff_id: String,
+    /// Its bytes.
+    pub blob: Vec<u8>,
+    /// What its media type ends with: `+gzip`, or nothing.
+    pub suffix: &'static str,
+    /// The annotations of its descriptor; null for none.
+    pub annotations: Value,
+}
+
+impl Packed {
+    /// A tar compressed by gzip.
+    pub fn gzip(tar: &[u8]) -> Self {
+        Self::gzip_at(tar, flate2::Compression::fast())
+    }
+
+    /// The same at a level of one's own. At the lowest ones, a stream may be a single block of deflate.
+    pub fn gzip_at(tar: &[u8], level: flate2::Compression) -> Self {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+        encoder.write_all(tar).expect("memory takes all");
+        Self {
+            diff_id: sha256(tar),
+            blob: encoder.finish().expect("memory takes all"),
+            suffix: "+gzip",
+            annotations: Value::Null,
+        }
+    }
+}
+
+fn config(layers: &[Packed]) -> Vec<u8> {
     let ids: Vec<_> = layers
         .iter()
-        .map(|layer| format!("sha256:{}", sha256(layer)))
+        .map(|layer| format!("sha256:{}", layer.diff_id))
         .collect();
     let config: Value = json!({
         "architecture": architecture(),

@@ -20,6 +20,7 @@ pub mod registry;
 pub mod repository;
 pub mod scene;
 pub mod server;
+pub mod stargz;
 pub mod way;
 
 pub use command::{Outcome, Run, Running};

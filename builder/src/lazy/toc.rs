@@ -201,8 +201,11 @@ impl Reading {
         let digest = digest(&entry.digest)?;
         let mut extents: Vec<Extent> = Vec::new();
         let mut done = 0;
-        let pieces = std::iter::once(entry).chain(more);
-        for piece in pieces.take_while(|_| entry.size > 0) {
+        for number in (0..=more.len()).take_while(|_| entry.size > 0) {
+            let (piece, rest) = match number.checked_sub(1) {
+                None => (entry, more),
+                Some(number) => (&more[number], &more[number + 1..]),
+            };
             let left = entry.size - done;
             let length = if piece.chunk_size == 0 {
                 left
@@ -213,7 +216,8 @@ impl Reading {
                 return Err("its chunks do not follow each other".to_owned());
             }
             if length > 0 && piece.chunk_type != "zeros" {
-                let position = self.chunk(piece, length, digest.filter(|_| length == entry.size))?;
+                let end = self.end(entry, piece, rest);
+                let position = self.chunk(piece, length, end, digest.filter(|_| length == entry.size))?;
                 match extents.last_mut() {
                     Some(last) if last.offset + last.length == done => last.length += length,
                     _ => extents.push(Extent {
@@ -235,16 +239,32 @@ impl Reading {
         }
     }
 
-    /// Adds a chunk with bytes; `whole` is the digest of the file if this is all of it. Returns its position.
-    fn chunk(&mut self, piece: &Entry, length: u64, whole: Option<Digest>) -> Result<u64, String> {
-        let (end, packing) = match self.format {
-            Format::ZstdChunked => (piece.end_offset, Packing::Zstd { skip: 0 }),
+    /// Where a piece of a file ends in the blob: where the next one begins, of any file in eStargz; in zstd:chunked of
+    /// this file, for whose end there is a field.
+    fn end(&self, entry: &Entry, piece: &Entry, rest: &[Entry]) -> u64 {
+        match self.format {
             Format::Estargz => {
                 let next = self.starts.partition_point(|start| *start <= piece.offset);
-                let end = self.starts.get(next).copied().unwrap_or(self.payload);
-                let skip = piece.inner_offset;
-                (end.min(self.payload), Packing::Gzip { skip })
+                self.starts
+                    .get(next)
+                    .map_or(self.payload, |start| *start.min(&self.payload))
             }
+            Format::ZstdChunked => {
+                let mut next = rest.iter().map(|piece| piece.offset);
+                next.find(|start| *start > piece.offset)
+                    .unwrap_or(entry.end_offset)
+            }
+        }
+    }
+
+    /// Adds a chunk with bytes, which ends there in the blob; `whole` is the digest of the file if this is all of it.
+    /// Returns its position.
+    fn chunk(&mut self, piece: &Entry, length: u64, end: u64, whole: Option<Digest>) -> Result<u64, String> {
+        let packing = match self.format {
+            Format::Estargz => Packing::Gzip {
+                skip: piece.inner_offset,
+            },
+            Format::ZstdChunked => Packing::Zstd { skip: 0 },
         };
         if piece.offset >= end || end > self.payload {
             return Err("its bytes lie outside of the layer".to_owned());

@@ -81,9 +81,9 @@ fn chunks_make_files_with_holes() {
     let contents = contents(
         Format::ZstdChunked,
         json!([
-            {"name": "a", "type": "reg", "size": 30, "offset": 8, "endOffset": 20, "chunkSize": 10},
-            {"name": "a", "type": "chunk", "chunkOffset": 10, "chunkSize": 10, "chunkType": "zeros", "chunkDigest": zeros},
-            {"name": "a", "type": "chunk", "chunkOffset": 20, "chunkSize": 10, "offset": 20, "endOffset": 31},
+            {"name": "a", "type": "reg", "size": 30, "offset": 8, "endOffset": 31, "chunkSize": 10},
+            {"name": "a", "type": "chunk", "chunkOffset": 10, "chunkSize": 10, "offset": 20, "chunkType": "zeros", "chunkDigest": zeros},
+            {"name": "a", "type": "chunk", "chunkOffset": 20, "chunkSize": 10, "offset": 20},
             {"name": "b", "type": "reg", "size": 4, "offset": 40, "endOffset": 44},
         ]),
     );
