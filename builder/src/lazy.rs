@@ -11,8 +11,7 @@ use mica_fs::digest::{DiffId, Digest};
 use mica_fs::layer::ingest::IngestError;
 use mica_fs::store::StoreError;
 
-use crate::image::ImageError;
-use crate::registry::RegistryError;
+use crate::registry::{RegistryError, RemoteImageError};
 
 mod blob;
 mod bytes;
@@ -26,7 +25,7 @@ mod settle;
 mod tests;
 mod toc;
 
-pub use image::{Notify, RemoteImage};
+pub use image::{LazyImage, Notify};
 
 /// Why an image in a registry cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -34,43 +33,9 @@ pub enum LazyError {
     /// The registry does not give it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The manifest or the configuration is not what it should be.
+    /// There is no such image, or none that can be used.
     #[error(transparent)]
-    Image(#[from] ImageError),
-    /// An index is not what it should be.
-    #[error("the index {digest} is not valid: {reason}")]
-    Index {
-        /// Its digest.
-        digest: Digest,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// There is no image for this machine.
-    #[error("{name} is not there for {wanted}, but for {}", there.join(", "))]
-    Platform {
-        /// The image's name.
-        name: String,
-        /// The platform that was asked for.
-        wanted: String,
-        /// Those that there are.
-        there: Vec<String>,
-    },
-    /// Something in the place of a layer.
-    #[error("{digest} is no layer that can be read: its media type is {media_type:?}")]
-    NoLayer {
-        /// The blob.
-        digest: Digest,
-        /// What the manifest says that it is.
-        media_type: String,
-    },
-    /// The configuration cannot be fetched.
-    #[error("cannot read the image configuration {digest} in the registry")]
-    Config {
-        /// Its digest.
-        digest: Digest,
-        /// What is wrong.
-        source: io::Error,
-    },
+    Image(#[from] RemoteImageError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

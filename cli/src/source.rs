@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mica_builder::image::{Image, ImageError, Platform};
-use mica_builder::lazy::{LazyError, Notice, RemoteImage};
+use mica_builder::lazy::{LazyError, LazyImage, Notice};
 use mica_builder::reference::Reference;
 use mica_builder::registry::{Client, Settings};
 use mica_fs::layer::Layer;
@@ -23,7 +23,7 @@ pub enum Source {
     /// It is in the store.
     Stored(Box<Image>),
     /// It is in its registry, and read there.
-    Remote(Box<RemoteImage>),
+    Remote(Box<LazyImage>),
 }
 
 impl Source {
@@ -107,10 +107,10 @@ fn name(text: &str) -> Option<Reference> {
     Reference::parse(text).ok().filter(|_| !is_id)
 }
 
-fn find_remote(reference: &Reference) -> Result<RemoteImage, LazyError> {
+fn find_remote(reference: &Reference) -> Result<LazyImage, LazyError> {
     let variable = |name: &str| env::var_os(name).map(PathBuf::from);
     let client = Client::new(Settings::of_user(None, &variable)?, Arc::new(|| false));
-    RemoteImage::find(&client, reference, &Platform::host())
+    LazyImage::find(&client, reference, &Platform::host())
 }
 
 /// It is in neither place.

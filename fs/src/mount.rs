@@ -160,6 +160,21 @@ pub enum Content {
     Forest(Arc<Forest>),
 }
 
+impl Content {
+    /// How many threads answer the kernel: one alone makes each request wait for the one before, and more than a few
+    /// gain nothing, but where the bytes come from elsewhere and are waited for.
+    fn threads(&self) -> usize {
+        let is_elsewhere = match self {
+            Self::Overlay(overlay) => overlay.layers().iter().any(|layer| layer.tar().is_none()),
+            Self::Forest(_) => false,
+        };
+        match is_elsewhere {
+            true => 8,
+            false => thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)),
+        }
+    }
+}
+
 impl From<Arc<Overlay>> for Content {
     fn from(overlay: Arc<Overlay>) -> Self {
         Self::Overlay(overlay)
@@ -306,14 +321,15 @@ fn serve(
         acls: options.permissions == Permissions::Kernel,
         owner: options.owner,
     };
+    let threads = content.threads();
     let (requests, started) = match content {
         Content::Overlay(overlay) => {
             let adapter = Adapter::new(overlay, settings);
-            (adapter.requests(), start(adapter, device))
+            (adapter.requests(), start(adapter, device, threads))
         }
         Content::Forest(forest) => {
             let adapter = ForestAdapter::new(forest);
-            (adapter.requests(), start(adapter, device))
+            (adapter.requests(), start(adapter, device, threads))
         }
     };
     match started {
@@ -337,10 +353,9 @@ fn serve(
 fn start(
     adapter: impl Filesystem + Send + Sync + 'static,
     device: OwnedFd,
+    threads: usize,
 ) -> io::Result<Receiver<io::Result<()>>> {
     let mut config = Config::default();
-    // One thread alone makes each request wait for the one before; more than a few gain nothing.
-    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     config.n_threads = Some(threads);
     config.clone_fd = true;
     // The kernel keeps others out unless `allow_other`: the library need not.

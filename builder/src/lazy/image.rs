@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use mica_fs::digest::{Digest, Verifying};
+use mica_fs::digest::Digest;
 use mica_fs::layer::Layer;
 use mica_fs::overlay::{Follow, Overlay};
 use mica_fs::path::ImagePath;
@@ -16,60 +16,39 @@ use super::blob::Blob;
 use super::layer::{self, Described};
 use super::settle::settles;
 use super::{LazyError, Notice};
-use crate::image::{CONFIG_LIMIT, Descriptor, Image, Index, Platform, parse_config, parse_manifest};
+use crate::image::{Image, Platform};
 use crate::reference::Reference;
-use crate::registry::{Client, ManifestName, RegistryError, Repository};
+use crate::registry::{Client, ManifestName, RegistryError, RemoteImage, Repository};
 
 /// How many layers are opened at once.
 const AT_ONCE: usize = 4;
-/// Indexes may name indexes; nobody needs more of them.
-const MAX_INDEXES: usize = 3;
-
 /// Who is told of what takes long. Called from several threads.
 pub type Notify<'a> = &'a (dyn Fn(Notice) + Sync);
 
-/// An image in a registry.
+/// An image that is read in its registry.
 #[derive(Clone)]
-pub struct RemoteImage {
+pub struct LazyImage {
     reference: Reference,
     repository: Repository,
     image: Image,
 }
 
-impl RemoteImage {
+impl LazyImage {
     /// Finds the image of that name, for that platform where there is a choice. Fetches its manifest and its configuration.
     ///
     /// # Errors
-    /// [`LazyError`].
+    /// [`LazyError::Registry`] and [`LazyError::Image`].
     pub fn find(client: &Client, reference: &Reference, platform: &Platform) -> Result<Self, LazyError> {
         let repository = client.repository(reference)?;
-        let mut fetched = repository.manifest(ManifestName::of(reference))?;
-        for _ in 0..MAX_INDEXES {
-            let kind = Descriptor::new(&fetched.media_type, fetched.digest, 0);
-            if !kind.is_index() {
-                break;
-            }
-            let chosen = choose(&fetched.bytes, fetched.digest, reference, platform)?;
-            fetched = repository.manifest(ManifestName::Digest(chosen))?;
-        }
-        let manifest = parse_manifest(fetched.digest, &fetched.bytes)?;
-        if let Some(other) = manifest.layers.iter().find(|layer| !layer.is_layer()) {
-            return Err(LazyError::NoLayer {
-                digest: other.digest,
-                media_type: other.media_type.clone(),
-            });
-        }
-        let config = fetch_config(&repository, &manifest.config)?;
-        let config = parse_config(&manifest, &config)?;
-        let image = Image {
-            manifest_digest: fetched.digest,
-            manifest,
-            config,
-        };
+        let remote = RemoteImage::find(&repository, ManifestName::of(reference), platform)?;
         Ok(Self {
             reference: reference.clone(),
             repository,
-            image,
+            image: Image {
+                manifest_digest: remote.manifest_digest,
+                manifest: remote.manifest,
+                config: remote.config,
+            },
         })
     }
 
@@ -158,46 +137,6 @@ impl RemoteImage {
         };
         layer::open(store, &described, Box::new(blob), notify)
     }
-}
-
-/// The manifest for a platform that an index names.
-fn choose(
-    bytes: &[u8],
-    digest: Digest,
-    reference: &Reference,
-    platform: &Platform,
-) -> Result<Digest, LazyError> {
-    let index: Index = serde_json::from_slice(bytes).map_err(|error| LazyError::Index {
-        digest,
-        reason: error.to_string(),
-    })?;
-    let images = || index.manifests.iter().filter(|entry| !entry.is_attestation());
-    let fitting = images().find(|entry| entry.platform.as_ref().is_none_or(|own| own.suits(platform)));
-    fitting
-        .map(|entry| entry.digest)
-        .ok_or_else(|| LazyError::Platform {
-            name: reference.familiar(),
-            wanted: platform.to_string(),
-            there: images()
-                .filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
-                .collect(),
-        })
-}
-
-fn fetch_config(repository: &Repository, config: &Descriptor) -> Result<Vec<u8>, LazyError> {
-    let failed = |source| LazyError::Config {
-        digest: config.digest,
-        source,
-    };
-    if config.size > CONFIG_LIMIT {
-        return Err(failed(io::Error::other(format!("it has {} bytes", config.size))));
-    }
-    let blob = repository.blob(config.digest, config.size, 0);
-    let mut bytes = Vec::new();
-    Verifying::new(blob, config.digest, config.size)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    Ok(bytes)
 }
 
 /// A blob of a repository.

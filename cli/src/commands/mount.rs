@@ -20,6 +20,7 @@ use mica_fs::store::{Lease, Store, StoreError, UpperBase, WorkDir};
 
 use crate::config::Context;
 use crate::diagnostic::{hint, usage_error};
+use crate::source::Source;
 
 pub mod control;
 mod namespace;
@@ -145,15 +146,12 @@ impl What {
         if let Some((build, step)) = find::split(&self.image) {
             return self.open_step(store, build, step);
         }
-        let image = find_image(store, &self.image)?;
+        let source = Source::find(store, &self.image)?;
+        let Source::Stored(image) = source else {
+            return self.open_remote(store, &source);
+        };
         let mut ids = image.layers().to_vec();
-        if let Some(lowest) = self.layers {
-            if lowest > ids.len() {
-                let message = format!("{} has only {} layers", self.image, ids.len());
-                return Err(usage_error(message));
-            }
-            ids.truncate(lowest);
-        }
+        ids.truncate(self.count(ids.len())?);
         let lease = store.lease(&ids)?;
         let layers = store.layers(&ids)?;
         let Some(name) = &self.upper else {
@@ -173,6 +171,28 @@ impl What {
             _lease: lease,
             _scratch: None,
         })
+    }
+
+    /// How many of so many layers are to be shown.
+    fn count(&self, all: usize) -> anyhow::Result<usize> {
+        match self.layers {
+            Some(lowest) if lowest > all => Err(usage_error(format!("{} has only {all} layers", self.image))),
+            lowest => Ok(lowest.unwrap_or(all)),
+        }
+    }
+
+    /// An image that is read in its registry.
+    fn open_remote(&self, store: &Store, source: &Source) -> anyhow::Result<Opened> {
+        if self.upper.is_some() {
+            let error = anyhow::anyhow!(
+                "--upper keeps changes of images in the store; {} is not there",
+                self.image
+            );
+            return Err(hint(error, format!("`mica pull {}` brings it in", self.image)));
+        }
+        let image = source.image();
+        let layers = source.layers(store, 0..self.count(image.layers().len())?)?;
+        self.opened(store, layers, store.lease(&[])?, Some(image.manifest_digest))
     }
 
     fn open_step(&self, store: &Store, build: &str, step: &str) -> anyhow::Result<Opened> {
