@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use mica_builder::image::{Image, ImageError, Platform};
 use mica_builder::lazy::{LazyError, LazyImage, Notice};
+use mica_builder::look::place::PlaceError;
 use mica_builder::reference::Reference;
 use mica_builder::registry::{Client, Settings};
 use mica_fs::layer::Layer;
@@ -33,21 +34,10 @@ impl Source {
     /// # Errors
     /// If there is no such image.
     pub fn find(store: &Store, text: &str) -> anyhow::Result<Self> {
-        let unknown = match Image::find(store, text) {
-            Ok(image) => return Ok(Self::Stored(Box::new(image))),
-            Err(unknown @ ImageError::Unknown { .. }) => unknown,
-            Err(other) => return Err(other.into()),
-        };
-        let Some(reference) = name(text) else {
-            return Err(unknown.into());
-        };
-        let image = find_remote(&reference).map_err(|error| not_found(unknown, error))?;
-        tell(&format!(
-            "reading {} from {}",
-            reference.familiar(),
-            image.registry()
-        ));
-        Ok(Self::Remote(Box::new(image)))
+        match Image::find(store, text) {
+            Ok(image) => Ok(Self::Stored(Box::new(image))),
+            Err(error) => remote(text, error.into()),
+        }
     }
 
     /// Its manifest and its configuration.
@@ -101,6 +91,24 @@ impl Source {
     }
 }
 
+/// The image of that name in its registry, after the store was found not to have it, with this error.
+///
+/// # Errors
+/// That error if it says something else, or the text can be no name; else one that tells both.
+pub fn remote(text: &str, error: PlaceError) -> anyhow::Result<Source> {
+    let (PlaceError::Image(unknown @ ImageError::Unknown { .. }), Some(reference)) = (&error, name(text))
+    else {
+        return Err(error.into());
+    };
+    let image = find_remote(&reference).map_err(|error| not_found(unknown, error))?;
+    tell(&format!(
+        "reading {} from {}",
+        reference.familiar(),
+        image.registry()
+    ));
+    Ok(Source::Remote(Box::new(image)))
+}
+
 /// The name that `text` is, if it can be one of an image in a registry.
 fn name(text: &str) -> Option<Reference> {
     let is_id = text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -114,8 +122,8 @@ fn find_remote(reference: &Reference) -> Result<LazyImage, LazyError> {
 }
 
 /// It is in neither place.
-fn not_found(unknown: ImageError, error: LazyError) -> anyhow::Error {
-    let advice = match &unknown {
+fn not_found(unknown: &ImageError, error: LazyError) -> anyhow::Error {
+    let advice = match unknown {
         ImageError::Unknown { near, .. } if !near.is_empty() => unknown.hint(),
         _ => error.hint(),
     };

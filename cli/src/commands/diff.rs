@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use mica_builder::look::Stack;
 use mica_builder::look::changes::{Change, Precision, compare};
 use mica_builder::look::patch;
-use mica_builder::look::place::Place;
 use mica_fs::path::ImagePath;
 use serde_json::json;
 
@@ -77,11 +76,11 @@ impl Args {
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let top = location::path(&args.path)?;
-    let stack = Place::find(&store, &args.image)?.stack;
+    let stack = location::stack(&store, &args.image)?;
     let mut out = context.output();
     let code = match &args.other {
         Some(other) => {
-            let other = Place::find(&store, other)?.stack;
+            let other = location::stack(&store, other)?;
             let changes = compare(stack.top(), other.top(), &top, args.precision());
             write(&changes, (&stack, &other), None, &args, &mut out)?;
             ExitCode::from(u8::from(!changes.is_empty()))
