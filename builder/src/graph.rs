@@ -1,7 +1,7 @@
 //! The build graph: stages, their steps, and what each needs. Pure data: it knows nothing of Dockerfile syntax,
 //! of the store or of how a step is executed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -377,6 +377,15 @@ impl Graph {
             Base::Image(image) => Some(image),
             Base::Stage(below) => self.root_image(*below),
         }
+    }
+
+    /// The names of the stages that other ones stand on.
+    pub fn bases(&self) -> BTreeSet<String> {
+        let bases = self.stages.values().filter_map(|stage| match &stage.base {
+            Base::Stage(id) => Some(self.stage(*id).name.clone()),
+            Base::Scratch | Base::Image(_) | Base::Named(_) => None,
+        });
+        bases.collect()
     }
 
     /// The stage of that number, which must be needed.

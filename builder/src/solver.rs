@@ -1,7 +1,7 @@
 //! Executes a build graph: asks the cache for each step, executes the rest. Stages that do not need each other
 //! go side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -33,14 +33,17 @@ use crate::sandbox::{BUILD_HOSTNAME, Exit, Secret, Signaller};
 mod ahead;
 mod cached;
 mod copy;
+mod cutoff;
 mod jobs;
 mod once;
 mod origins;
+mod verify;
 
 use ahead::Ahead;
 use cached::{Given, Subject, identity_value};
 pub use jobs::Jobs;
 use once::{Once, Turn};
+pub use verify::WrongHit;
 
 /// Whether earlier results may be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -98,6 +101,12 @@ pub enum StepError {
         /// What is wrong.
         source: InvalidPath,
     },
+    /// A result of the cache that is wrong (`--verify-cache`).
+    #[error(transparent)]
+    WrongHit(#[from] WrongHit),
+    /// The cache does not have a step that was only looked up.
+    #[error("the cache does not have it")]
+    NotKnown,
     /// The build was stopped.
     #[error("the build was stopped")]
     Stopped,
@@ -236,6 +245,8 @@ struct At<'b> {
     text: &'b str,
     /// The steps after it in its stage.
     following: &'b [Step],
+    /// It is only looked up, not executed.
+    probing: bool,
     progress: &'b Progress,
 }
 
@@ -257,6 +268,8 @@ pub struct Solver<'a> {
     pub policy: CachePolicy,
     /// How it is asked.
     pub mode: cache::Mode,
+    /// Which part of what it has is verified by executing the step, in percent.
+    pub verify: u8,
     /// How many steps are executed at once.
     pub jobs: &'a Jobs,
     /// Hears of everything.
@@ -282,7 +295,11 @@ impl Solver<'_> {
         };
         directories().for_each(|context| context.prepare(self.store, modes));
         let numbers = self.announce(graph);
-        let progress = Progress::default();
+        let progress = Progress {
+            is_dated: graph.epoch.is_some(),
+            bases: graph.bases(),
+            ..Progress::default()
+        };
         thread::scope(|scope| {
             for &id in graph.stages.keys() {
                 let (progress, numbers) = (&progress, &numbers);
@@ -383,6 +400,7 @@ impl Solver<'_> {
                 stage,
                 text: &step.text,
                 following: &stage.steps[offset + 1..],
+                probing: false,
                 progress,
             };
             let record = match ahead.take(offset) {
@@ -465,7 +483,7 @@ impl Solver<'_> {
                     layer: None,
                     reads: Some(ReadSet::new()),
                 };
-                self.cached(at, &subject, || Ok(given))
+                self.cached(at, &subject, || Ok(given.clone()))
             }
             Op::WorkingDirectory { path, user } => self.working_directory(path, user, at),
             Op::Run(run) => {
@@ -587,6 +605,10 @@ struct Progress {
     failure: Mutex<Option<BuildError>>,
     changed: Condvar,
     once: Once,
+    /// The image is to be of a given time.
+    is_dated: bool,
+    /// The names of the stages that others stand on.
+    bases: BTreeSet<String>,
 }
 
 impl Progress {

@@ -10,12 +10,14 @@ use crate::tree::TreeError;
 
 pub use place::{make_directory, place_bytes, resolve_in};
 pub use sources::{Selected, Sources};
+pub use times::Earlier;
 
 mod parents;
 mod place;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod times;
 
 /// Why a copy fails.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,8 @@ pub struct Placement {
     pub chmod: Option<Chmod>,
     /// Whether archives are unpacked.
     pub archives: Archives,
+    /// What the same copy made when it was executed last: whatever is the same keeps its time.
+    pub earlier: Option<Earlier>,
 }
 
 fn clean(path: &str) -> Result<ImagePath, CopyError> {

@@ -32,6 +32,7 @@ impl<'scope> Ahead<'scope> {
                     stage,
                     text: &step.text,
                     following: &[],
+                    probing: false,
                     progress,
                 };
                 let result = solver.turn(number, step, at);

@@ -23,7 +23,7 @@ pub(super) struct Subject<'s> {
 }
 
 /// What an executed step gave.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Given {
     pub layer: Option<DiffId>,
     /// What it read of the layers below; `None` if that was not recorded.
@@ -46,14 +46,16 @@ impl Question<'_> {
         let command = self.key.command(&(self.subject.resolve)()?);
         Ok(*self.command.get_or_init(|| command))
     }
+}
 
+impl At<'_> {
     /// Which step it is, whatever it takes in and whatever lies between it and its base.
-    fn step(&self) -> Digest {
+    pub(super) fn step(&self, kind: &str) -> Digest {
         let step = json!({
-            "stage": self.at.stage.name,
-            "base": self.at.built.layers.first(),
-            "kind": self.subject.kind,
-            "text": self.at.text,
+            "stage": self.stage.name,
+            "base": self.built.layers.first(),
+            "kind": kind,
+            "text": self.text,
         });
         Digest::of(step.to_string().as_bytes())
     }
@@ -66,7 +68,7 @@ impl Solver<'_> {
         &self,
         at: At<'_>,
         subject: &Subject<'_>,
-        execute: impl FnOnce() -> Result<Given, StepError>,
+        execute: impl Fn() -> Result<Given, StepError>,
     ) -> Result<(Record, Outcome), StepError> {
         let question = Question {
             at,
@@ -74,6 +76,9 @@ impl Solver<'_> {
             key: Key::new(&at.built.layers, subject.kind, subject.inputs.clone()).of_mode(self.mode),
             command: OnceCell::new(),
         };
+        if at.probing {
+            return self.known(&question)?.ok_or(StepError::NotKnown);
+        }
         self.ledger
             .keyed(at.number, &question.key, at.policy == CachePolicy::Use);
         let claim = match at.progress.once.begin(question.key.digest(), at.policy) {
@@ -85,8 +90,13 @@ impl Solver<'_> {
             Turn::Failed => return Err(StepError::Stopped),
         };
         let (record, outcome) = match self.known(&question)? {
-            Some(known) => known,
-            None => (self.executed(&question, execute)?, Outcome::Done),
+            Some((record, outcome)) => {
+                if self.is_verified(&question.key.digest()) {
+                    self.verified(&record, &|| self.execute(&execute))?;
+                }
+                (record, outcome)
+            }
+            None => (self.executed(&question, &execute)?, Outcome::Done),
         };
         self.ledger.gave(at.number, &record);
         claim.done(&record);
@@ -131,22 +141,30 @@ impl Solver<'_> {
         Ok(None)
     }
 
+    fn execute(&self, execute: &dyn Fn() -> Result<Given, StepError>) -> Result<Given, StepError> {
+        let _job = self.jobs.begin();
+        match self.stop.is_stopped() {
+            true => Err(StepError::Stopped),
+            false => execute(),
+        }
+    }
+
     fn executed(
         &self,
         question: &Question<'_>,
-        execute: impl FnOnce() -> Result<Given, StepError>,
+        execute: &dyn Fn() -> Result<Given, StepError>,
     ) -> Result<Record, StepError> {
-        let given = {
-            let _job = self.jobs.begin();
-            if self.stop.is_stopped() {
-                return Err(StepError::Stopped);
-            }
-            execute()?
-        };
+        let at = question.at;
+        let mut given = self.execute(execute)?;
         let lineage = match self.mode {
-            Mode::Trace => Some((question.command()?, question.step())),
+            Mode::Trace => Some((question.command()?, at.step(question.subject.kind))),
             Mode::Content => None,
         };
+        if let (Some((command, _)), Some(layer), CachePolicy::Use) = (lineage, given.layer, at.policy)
+            && let Some(last) = self.cut_off(at, &command, layer)?
+        {
+            given.layer = Some(last);
+        }
         let made = Made {
             layer: given.layer,
             created: jiff::Timestamp::now().to_string(),

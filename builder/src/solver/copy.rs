@@ -6,14 +6,17 @@ use mica_fs::digest::Digest;
 use mica_fs::overlay::Owner;
 use serde_json::json;
 
-use super::{At, Built, Outcome, Progress, Solver, StepError, Subject, image_path};
-use crate::cache;
+use super::{At, Built, CachePolicy, Outcome, Progress, Solver, StepError, Subject, image_path};
+use crate::cache::{self, Mode};
 use crate::graph::{Copy, CopyFrom, CopySource};
 use crate::ignore::Ignore;
 use crate::ledger::{self, SourcesRecord};
-use crate::op::copy::{self, Archives, CopyError, Placement, Sources};
+use crate::op::copy::{self, Archives, CopyError, Earlier, Placement, Sources};
 use crate::origin::Origin;
 use crate::remote::Remote;
+
+/// What a COPY or ADD is to the cache.
+const KIND: &str = "copy";
 
 /// Sources that lie in one place, and come one after the other.
 struct Batch<'a> {
@@ -62,7 +65,7 @@ impl Solver<'_> {
             "parents": copy.parents,
         });
         let subject = Subject {
-            kind: "copy",
+            kind: KIND,
             inputs,
             resolve: &|| {
                 let owner = self.owner_of(copy, built)?;
@@ -72,7 +75,7 @@ impl Solver<'_> {
         self.cached(at, &subject, || {
             let below = if copy.link { &[][..] } else { &built.layers };
             let rootfs = self.rootfs(below, Vec::new())?;
-            let mut placement = self.placement(copy, built)?;
+            let mut placement = self.placement(copy, at)?;
             for (batch, sources) in batches.iter().zip(&sources) {
                 placement.archives = batch.archives;
                 sources.place(rootfs.overlay(), &placement)?;
@@ -181,7 +184,20 @@ impl Solver<'_> {
         copy.chown.as_ref().map(owner).transpose()
     }
 
-    fn placement(&self, copy: &Copy, built: &Built) -> Result<Placement, StepError> {
+    /// The layer of the same step's last execution, if times are to be kept. An image that is to be of a given time has
+    /// the files' own, so that it does not depend on what was built before.
+    fn earlier(&self, at: At<'_>) -> Result<Option<Earlier>, StepError> {
+        if self.mode == Mode::Content || at.policy == CachePolicy::Refresh || at.progress.is_dated {
+            return Ok(None);
+        }
+        let last = cache::of_step(self.store, &at.step(KIND))?.and_then(|record| record.layer);
+        Ok(match last {
+            Some(layer) => Some(Earlier::new(self.store.layer(&layer)?)),
+            None => None,
+        })
+    }
+
+    fn placement(&self, copy: &Copy, at: At<'_>) -> Result<Placement, StepError> {
         let spelled_as_directory =
             |text: &str| text.ends_with('/') || matches!(text.rsplit('/').next(), Some("." | ".."));
         if let Some(text) = &copy.chown {
@@ -194,9 +210,10 @@ impl Solver<'_> {
         Ok(Placement {
             destination: image_path(&copy.destination)?,
             into_directory: spelled_as_directory(&copy.destination),
-            owner: self.owner_of(copy, built)?,
+            owner: self.owner_of(copy, at.built)?,
             chmod: copy.chmod.clone(),
             archives: Archives::Keep,
+            earlier: self.earlier(at)?,
         })
     }
 }

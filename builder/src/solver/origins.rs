@@ -74,6 +74,7 @@ impl Solver<'_> {
             stage,
             text: &stage.text,
             following: &[],
+            probing: false,
             progress,
         };
         let subject = Subject {

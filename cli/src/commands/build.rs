@@ -139,6 +139,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             fetcher: &fetcher,
             policy,
             mode: args.cache.cache.into(),
+            verify: args.cache.verify_cache.unwrap_or(0),
             jobs: &jobs,
             listener: &|event| progress.show(event),
             ledger: &ledger,

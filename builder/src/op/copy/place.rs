@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use mica_fs::digest::Digest;
 use mica_fs::layer::{Kind, Metadata};
 use mica_fs::overlay::{self, Attr, Changes, Follow, Ino, Overlay, Owner, Source};
 use mica_fs::path::ImagePath;
@@ -245,7 +246,8 @@ impl<'a> Copier<'a> {
             // A socket is of no use in an image, and a tar cannot hold it.
             Kind::Socket | Kind::Directory => return Ok(()),
         };
-        let ino = self.put_in(dir, to, node, source)?;
+        let metadata = self.dated(to, node, || sources.tree.digest(from, node))?;
+        let ino = self.put_in(dir, to, &metadata, source)?;
         if let Some(group) = group {
             self.link_groups.insert(group, ino);
         }
@@ -310,14 +312,25 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
+    /// Puts something that is no file of a tree.
     fn put(&self, to: &ImagePath, node: &Node, source: Source<'_>) -> Result<Ino, CopyError> {
         let (dir, _) = self.place_of(to)?;
-        self.put_in(dir, to, node, source)
+        let metadata = match node.kind {
+            Kind::Directory => self.dated(to, node, || Ok(Digest::of(b"")))?,
+            _ => self.metadata(node),
+        };
+        self.put_in(dir, to, &metadata, source)
     }
 
-    fn put_in(&self, dir: Ino, to: &ImagePath, node: &Node, source: Source<'_>) -> Result<Ino, CopyError> {
+    fn put_in(
+        &self,
+        dir: Ino,
+        to: &ImagePath,
+        metadata: &Metadata,
+        source: Source<'_>,
+    ) -> Result<Ino, CopyError> {
         let name = to.name().unwrap_or_default();
-        let placed = self.overlay.place(dir, name, &self.metadata(node), source);
+        let placed = self.overlay.place(dir, name, metadata, source);
         placed.map(|attr| attr.ino).map_err(|e| write(to, e))
     }
 
@@ -341,6 +354,22 @@ impl<'a> Copier<'a> {
     fn change(&self, ino: Ino, path: &ImagePath, changes: &Changes) -> Result<(), CopyError> {
         let changed = self.overlay.set_attr(ino, changes);
         changed.map(|_| ()).map_err(|e| write(path, e))
+    }
+
+    /// The metadata of a copy with the time that it keeps.
+    fn dated(
+        &self,
+        to: &ImagePath,
+        node: &Node,
+        digest: impl FnOnce() -> Result<Digest, TreeError>,
+    ) -> Result<Metadata, CopyError> {
+        let mut metadata = self.metadata(node);
+        if let Some(earlier) = &self.placement.earlier
+            && let Some(time) = earlier.time(to, &metadata, node, digest)?
+        {
+            metadata.mtime = time;
+        }
+        Ok(metadata)
     }
 
     fn metadata(&self, node: &Node) -> Metadata {
@@ -404,6 +433,7 @@ pub fn make_directory(overlay: &Overlay, path: &str, owner: Owner) -> Result<(),
         owner: Some(owner),
         chmod: None,
         archives: Archives::Keep,
+        earlier: None,
     };
     let copier = Copier::new(overlay, &placement);
     for (end, _) in path

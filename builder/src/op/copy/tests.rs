@@ -128,6 +128,7 @@ fn placement(destination: &str) -> Placement {
         owner: None,
         chmod: None,
         archives: Archives::Keep,
+        earlier: None,
     }
 }
 
@@ -392,6 +393,7 @@ fn archives_are_known_by_their_bytes_and_unpacked_inside_the_destination() {
     fs::write(world.context().join("no.tar"), "just text").expect("written");
     let unpack = Placement {
         archives: Archives::Unpack,
+        earlier: None,
         ..placement("/o/")
     };
     world
@@ -437,6 +439,7 @@ fn an_archive_cannot_leave_the_destination() {
     .expect("written");
     let unpack = Placement {
         archives: Archives::Unpack,
+        earlier: None,
         ..placement("/o/")
     };
     let escape = world.copy_by(&["evil.tar"], &unpack, &[]);

@@ -216,6 +216,14 @@ pub enum CacheMode {
     Content,
 }
 
+/// Reads `N%` or `N`.
+fn percentage(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number
+        .filter(|percent| *percent <= 100)
+        .ok_or_else(|| "a part is a number from 0 to 100, as in 25%".to_owned())
+}
+
 impl From<CacheMode> for Mode {
     fn from(mode: CacheMode) -> Self {
         match mode {
@@ -240,6 +248,10 @@ pub struct CacheArgs {
     /// By what earlier results are found: by what a step has read, or by content alone, as docker does
     #[arg(long, value_name = "MODE", value_enum, default_value_t = CacheMode::Trace)]
     pub cache: CacheMode,
+
+    /// Execute also this part of the steps that the cache has, and fail if that gives something else
+    #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percentage)]
+    pub verify_cache: Option<u8>,
 
     /// Accepted as docker has it: the cache of the store is used, and no other
     #[arg(long, value_name = "SPEC")]
