@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::DiffId;
 
-pub mod clamp;
 pub mod compare;
 pub mod index;
 pub mod ingest;
