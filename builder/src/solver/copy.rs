@@ -201,7 +201,7 @@ impl Solver<'_> {
         let spelled_as_directory =
             |text: &str| text.ends_with('/') || matches!(text.rsplit('/').next(), Some("." | ".."));
         if let Some(text) = &copy.chown {
-            for name in self.accounts(&built.layers)?.unknown(text) {
+            for name in self.accounts(&at.built.layers)?.unknown(text) {
                 tracing::warn!(
                     "--chown={text}: the image does not know {name}, and root has the copies, as with Docker"
                 );

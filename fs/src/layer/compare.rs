@@ -110,3 +110,91 @@ fn alike(a: &Entry<'_>, b: &Entry<'_>) -> bool {
     };
     of(a) == of(b) && a.target() == b.target()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::layer::{Layer, Metadata};
+    use crate::overlay::tests::{Member, file, layer_of, metadata};
+
+    type Members = Vec<(String, Metadata, Member)>;
+
+    fn members() -> Members {
+        let plain = |path: &str, member| (path.to_owned(), metadata(0o755, 1000), member);
+        vec![
+            plain("/d", Member::Directory),
+            plain("/d/file", file("content")),
+            plain("/d/second", Member::HardLink("/d/file".to_owned())),
+            plain("/d/third", file("content")),
+            plain("/gone", Member::Whiteout),
+            plain("/link", Member::Symlink(b"d".to_vec())),
+        ]
+    }
+
+    /// The paths at which a layer differs once `change` has changed it.
+    fn differ(change: impl FnOnce(&mut Members)) -> Vec<String> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write =
+            |name: &str, members: &Members| -> Arc<Layer> { layer_of(&dir.path().join(name), members) };
+        let before = write("before", &members());
+        let mut changed = members();
+        change(&mut changed);
+        let after = write("after", &changed);
+        let one_way = differences(before.index(), after.index());
+        assert_eq!(one_way, differences(after.index(), before.index()));
+        one_way.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn times_do_not_count() {
+        let nothing = differ(|members| {
+            for (_, metadata, _) in members {
+                metadata.mtime = Timestamp::from_seconds(7);
+            }
+        });
+        assert_eq!(nothing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn all_else_counts() {
+        assert_eq!(differ(|members| members[3].2 = file("CONTENT")), ["/d/third"]);
+        assert_eq!(differ(|members| members[3].1.mode = 0o600), ["/d/third"]);
+        assert_eq!(differ(|members| members[0].1.uid = 5), ["/d"]);
+        assert_eq!(
+            differ(|members| members[5].2 = Member::Symlink(b"e".to_vec())),
+            ["/link"]
+        );
+        assert_eq!(differ(|members| drop(members.remove(4))), ["/gone"]);
+        assert_eq!(differ(|members| members[4].2 = file("not gone")), ["/gone"]);
+        let attribute = differ(|members| {
+            let xattrs = &mut members[3].1.xattrs;
+            xattrs.insert(b"user.x".to_vec(), b"1".to_vec());
+        });
+        assert_eq!(attribute, ["/d/third"]);
+        let opaque = ("/d".to_owned(), Metadata::default(), Member::Opaque);
+        assert_eq!(differ(|members| members.insert(1, opaque)), ["/d"]);
+        let added = ("/d/sub/new".to_owned(), metadata(0o644, 1), file(""));
+        assert_eq!(differ(|members| members.push(added)), ["/d/sub"]);
+    }
+
+    #[test]
+    fn which_names_are_one_file_counts() {
+        let copied = differ(|members| members[2].2 = file("content"));
+        assert_eq!(copied, ["/d/file", "/d/second"]);
+        let another = differ(|members| members[2].2 = Member::HardLink("/d/third".to_owned()));
+        assert!(another.contains(&"/d/second".to_owned()), "{another:?}");
+    }
+
+    #[test]
+    fn the_oldest_and_the_newest_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut members = members();
+        members[3].1.mtime = Timestamp::from_seconds(1);
+        members[0].1.mtime = Timestamp::from_seconds(5000);
+        let layer = layer_of(dir.path(), &members);
+        assert_eq!(oldest(layer.index()), Some(Timestamp::from_seconds(1)));
+        assert_eq!(newest(layer.index()), Some(Timestamp::from_seconds(5000)));
+    }
+}

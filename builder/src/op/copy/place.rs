@@ -65,6 +65,7 @@ impl Sources<'_> {
             owner: None,
             chmod: None,
             archives: Archives::Keep,
+            earlier: None,
         };
         let mut copier = Copier::new(overlay, &placement);
         for source in self.selected() {
