@@ -1,6 +1,7 @@
 //! Building images: the instructions on real files, and what `mica build` puts out.
 
 use mica_tests::Scene;
+use mica_tests::archive::Tar;
 use mica_tests::command::tool;
 
 /// The Dockerfile of the tutorials, in little.
@@ -300,6 +301,27 @@ fn a_background_process_does_not_outlive_its_step() {
     let processes = tool("ps", scene.directory()).args(["-eo", "args"]).ok();
     processes.lacks("sleep 71077");
     scene.is_clean();
+}
+
+#[test]
+fn an_archive_s_own_directory_says_nothing_of_the_destination() {
+    let Some(scene) = Scene::with_base() else { return };
+    let tar = Tar::new()
+        .directory("./", 0o700)
+        .file("./f", "f")
+        .symlink("./l", "f");
+    scene.write("ctx/root.tar", tar.bytes());
+    let dockerfile = "\
+FROM scratch AS rootfs
+ADD root.tar /
+FROM base
+RUN mkdir -m 0750 /there && chown 5:6 /there
+ADD root.tar /there
+ADD root.tar /new
+RUN --mount=from=rootfs,target=/m stat -c '%a %u:%g' /m /there /new > /said && stat -c %a /new/l >> /said
+";
+    scene.build(dockerfile, ["-t", "i"]).ok();
+    assert_eq!(scene.cat("i", "/said"), "755 0:0\n750 5:6\n755 0:0\n777\n");
 }
 
 /// As in Docker: <https://github.com/moby/buildkit/issues/1941>, and how BuildKit reads owners.

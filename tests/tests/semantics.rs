@@ -25,6 +25,21 @@ RUN stat -c '%h %a' /a /b > /said && cat /b >> /said && [ /a -ef /b ]
 }
 
 #[test]
+fn a_listing_has_the_same_order_everywhere() {
+    let dockerfile = "\
+FROM base
+RUN mkdir /d && cd /d && touch c z a && rm c && touch c m && find . > /said
+RUN find /d >> /said && touch /d/n /d/b && find /d >> /said
+";
+    let said: Vec<_> = Scene::everyone()
+        .iter()
+        .map(|scene| said(scene, dockerfile))
+        .collect();
+    assert!(said.iter().all(|one| *one == said[0]), "{said:?}");
+    assert_eq!(said[0].lines().count(), 5 + 5 + 7);
+}
+
+#[test]
 fn an_inode_number_stays_over_a_change_and_a_rename() {
     let Some(scene) = Scene::with_base() else { return };
     let dockerfile = "\

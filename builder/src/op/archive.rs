@@ -163,7 +163,8 @@ impl Unpacker<'_> {
         let kind = entry.header().entry_type();
         let metadata = self.metadata(entry).map_err(|e| read(name, e))?;
         if path == *self.to {
-            return match kind.is_dir() {
+            // `.` says nothing of the destination, which is there; `/`, in an archive of absolute names, does.
+            return match kind.is_dir() && entry.path_bytes().starts_with(b"/") {
                 true => self.update(&path, &metadata),
                 false => Ok(()),
             };
@@ -306,7 +307,11 @@ impl Unpacker<'_> {
         let header = entry.header();
         let id = |n: u64| u32::try_from(n).map_err(|_| io::Error::other("an owner's number is too large"));
         Ok(Metadata {
-            mode: header.mode()? & 0o7777,
+            mode: match header.entry_type() {
+                // No filesystem of Linux has another one.
+                tar::EntryType::Symlink => 0o777,
+                _ => header.mode()? & 0o7777,
+            },
             uid: self.owner.map_or_else(|| id(header.uid()?), |o| Ok(o.uid))?,
             gid: self.owner.map_or_else(|| id(header.gid()?), |o| Ok(o.gid))?,
             mtime,
