@@ -92,8 +92,14 @@ pub struct StepRecord {
     pub outcome: StepOutcome,
     /// Whether the cache was asked.
     pub asked: bool,
+    /// How much of what lies below it the step has read, where that was looked at.
+    pub inputs: Option<InputsRecord>,
     /// What its result depends on ([`crate::cache::Key`]); `None` for FROM, and for a step that never began.
     pub key: Option<Value>,
+    /// The digest of the key without the layers below ([`crate::cache::Lineage::command`]).
+    pub command: Option<Digest>,
+    /// The digest by which the store knows what the step has read.
+    pub reads: Option<Digest>,
     /// What a stage stands on; for FROM only.
     pub base: Option<BaseRecord>,
     /// The layer that it gave, if it gave one. Of a failed RUN it is that of what the command left; it does not lie among
@@ -127,12 +133,23 @@ pub enum StepOutcome {
     Pending,
     /// An earlier result was taken: all that it depends on is the same.
     Cached,
+    /// An earlier result was taken: what it depends on has changed, but nothing that it read.
+    Unchanged,
     /// It was executed.
     Ran,
     /// It was executed and failed.
     Failed,
     /// It was given up: another one failed before it, or the build was stopped.
     Canceled,
+}
+
+/// How much of what lies below a step it has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputsRecord {
+    /// The files that it looked at.
+    pub read: usize,
+    /// The files in the layers below it.
+    pub all: usize,
 }
 
 /// What a stage stands on.
@@ -174,7 +191,7 @@ impl BuildRecord {
     }
 
     /// The steps of a stage, in order; its FROM is the first.
-    pub fn stage<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r StepRecord> {
+    pub fn stage<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r StepRecord> {
         self.steps.iter().filter(move |step| step.stage == name)
     }
 

@@ -10,7 +10,7 @@
 //! - [`registry`], [`pull`]: images in registries, and how they come from there.
 //! - [`ssh`]: agents that steps and Git reach.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
-//! - [`ledger`]: what is written down of each build.
+//! - [`ledger`]: what is written down of each build; [`why`]: why steps were executed again.
 //! - [`look`]: what is in an image, how it came there, and what is stored in vain.
 //! - [`image`], [`mod@reference`], [`archive`], [`import`], [`commit`]: images, their names, and how they come and go;
 //!   [`compress`] for the way out.
@@ -54,3 +54,4 @@ mod squash;
 pub mod ssh;
 pub mod tree;
 pub mod url;
+pub mod why;

@@ -73,6 +73,18 @@ impl<'a> Rootfs<'a> {
         Self::new(store, layers, virtuals, true)
     }
 
+    /// The same of opened layers, which need not lie in the store.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the upper cannot be made.
+    pub fn over(
+        store: &'a Store,
+        layers: Vec<Arc<Layer>>,
+        virtuals: Vec<Virtual>,
+    ) -> Result<Self, RootfsError> {
+        Self::make(store, (layers, store.lease(&[])?), virtuals, false)
+    }
+
     fn new(
         store: &'a Store,
         layers: &[DiffId],
@@ -80,7 +92,15 @@ impl<'a> Rootfs<'a> {
         record: bool,
     ) -> Result<Self, RootfsError> {
         let lease = store.lease(layers)?;
-        let opened = store.layers(layers)?;
+        Self::make(store, (store.layers(layers)?, lease), virtuals, record)
+    }
+
+    fn make(
+        store: &'a Store,
+        (opened, lease): (Vec<Arc<Layer>>, Lease),
+        virtuals: Vec<Virtual>,
+        record: bool,
+    ) -> Result<Self, RootfsError> {
         let work = store.work_dir()?;
         let upper = directory(work.path().join("upper"))?;
         let options = Options { record, virtuals };

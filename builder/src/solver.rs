@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use mica_fs::digest::DiffId;
-use mica_fs::overlay::ReadSet;
+use mica_fs::overlay::{ReadSet, Virtual};
 use mica_fs::path::{ImagePath, InvalidPath};
 use mica_fs::store::{Store, StoreError};
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ mod ahead;
 mod cached;
 mod copy;
 mod cutoff;
+pub mod inspect;
 mod jobs;
 mod once;
 mod origins;
@@ -41,6 +42,7 @@ mod verify;
 
 use ahead::Ahead;
 use cached::{Given, Subject, identity_value};
+use inspect::{Inspector, Moment};
 pub use jobs::Jobs;
 use once::{Once, Turn};
 pub use verify::WrongHit;
@@ -276,6 +278,8 @@ pub struct Solver<'a> {
     pub listener: Listener<'a>,
     /// Takes everything down.
     pub ledger: &'a Ledger,
+    /// Looks into steps while the build waits, if anybody wants to.
+    pub inspector: Option<Inspector<'a>>,
     /// Stops the build.
     pub stop: &'a Stop,
 }
@@ -493,12 +497,17 @@ impl Solver<'_> {
                     inputs: run::inputs(run, mount::inputs(&mounts)),
                     resolve: &|| Ok(identity_value(&self.identity(&built.layers, &run.user)?)),
                 };
-                self.cached(at, &subject, || {
+                let run = (run.as_ref(), mounts.as_slice());
+                self.inspect_idle((number, at.text, Moment::Before), run, &built.layers)?;
+                let (record, outcome) = self.cached(at, &subject, || {
                     thread::scope(|scope| {
                         scope.spawn(|| self.read_for_later(at));
-                        self.run(number, run, &mounts, built)
+                        self.run(at, run)
                     })
-                })
+                })?;
+                let after: Vec<_> = built.layers.iter().copied().chain(record.layer).collect();
+                self.inspect_idle((number, at.text, Moment::After), run, &after)?;
+                Ok((record, outcome))
             }
             Op::Copy(copy) => self.copy(copy, at),
         }
@@ -537,29 +546,40 @@ impl Solver<'_> {
         run.mounts.iter().map(resolve).collect()
     }
 
-    fn run(
-        &self,
-        number: StepNumber,
-        run: &Run,
+    /// Makes the mounts of a step, unless the build is `stopped` meanwhile.
+    fn mounts<'s>(
+        &'s self,
         mounts: &[Resolved<'_>],
-        built: &Built,
-    ) -> Result<Given, StepError> {
+        stopped: &'s dyn Fn() -> bool,
+    ) -> Result<Ready<'s>, StepError> {
         let means = Means {
             store: self.store,
             secrets: self.secrets,
             agents: self.agents,
-            stopped: &|| self.stop.is_stopped(),
+            stopped,
         };
-        let mounts = match Ready::make(mounts, &means) {
+        match Ready::make(mounts, &means) {
             // It may have waited for a cache that a stopped step held.
-            Err(_) if self.stop.is_stopped() => return Err(StepError::Stopped),
-            made => made?,
-        };
+            Err(_) if self.stop.is_stopped() => Err(StepError::Stopped),
+            made => Ok(made?),
+        }
+    }
+
+    /// What a step sees in its root filesystem that no layer gets.
+    fn virtuals(&self, run: &Run, mounts: &Ready<'_>) -> Vec<Virtual> {
         let hostname = run.hostname.as_deref().unwrap_or(BUILD_HOSTNAME);
         let mut virtuals = run::virtuals(run::sandbox_network(run.network), hostname, &run.hosts);
         virtuals.extend(mounts.virtuals.iter().cloned());
-        let identity = self.identity(&built.layers, &run.user)?;
-        let mut rootfs = self.rootfs(&built.layers, virtuals)?;
+        virtuals
+    }
+
+    fn run(&self, at: At<'_>, (run, mounts): (&Run, &[Resolved<'_>])) -> Result<Given, StepError> {
+        let (number, layers) = (at.number, &at.built.layers);
+        let stopped = || self.stop.is_stopped();
+        let mounts = self.mounts(mounts, &stopped)?;
+        let virtuals = self.virtuals(run, &mounts);
+        let identity = self.identity(layers, &run.user)?;
+        let mut rootfs = self.rootfs(layers, virtuals)?;
         run::make_mount_points(&rootfs)?;
         let registered = Mutex::new(None);
         let result = run::execute(
@@ -578,10 +598,7 @@ impl Solver<'_> {
             return Err(StepError::Stopped);
         }
         if !exit.success() {
-            match rootfs.pack() {
-                Ok((written, directory)) => self.ledger.left(number, written.diff_id, directory),
-                Err(error) => tracing::warn!(%error, "cannot keep what the failed command left"),
-            }
+            self.failed(at, exit, (run, &mounts), rootfs);
             return Err(StepError::Command {
                 command: run.args.join(" "),
                 exit,

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     analyze, blame, build, cat, commit, cp, df, diff, doctor, explore, fsck, history, images, import,
-    inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, umount, upper,
-    version,
+    inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, trace, umount,
+    upper, version, why,
 };
 use crate::config::Context;
 use crate::diagnostic::RUN_FAILED;
@@ -122,6 +122,8 @@ pub enum Command {
     Blame(blame::Args),
     Analyze(analyze::Args),
     Explore(explore::Args),
+    Why(why::Args),
+    Trace(trace::Args),
     Prune(prune::Args),
     Df(df::Args),
     Fsck(fsck::Args),
@@ -167,6 +169,8 @@ impl Command {
             Self::Blame(args) => blame::run(args, context),
             Self::Analyze(args) => analyze::run(args, context),
             Self::Explore(args) => explore::run(args, context),
+            Self::Why(args) => why::run(args, context),
+            Self::Trace(args) => trace::run(args, context),
             Self::Prune(args) => prune::run(args, context),
             Self::Df(args) => df::run(args, context),
             Self::Fsck(args) => fsck::run(args, context),

@@ -28,6 +28,8 @@ pub mod rmi;
 pub mod run;
 pub mod save;
 pub mod tag;
+pub mod trace;
 pub mod umount;
 pub mod upper;
 pub mod version;
+pub mod why;

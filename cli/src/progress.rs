@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use clap::ValueEnum;
 use mica_builder::event::Event;
 
-mod plain;
+pub mod plain;
 mod rawjson;
 pub mod transfer;
 mod tty;
@@ -57,6 +57,13 @@ impl Progress {
             Self::Tty(tty) => tty.show(event),
             Self::RawJson(json) => json.show(event),
             Self::Quiet(tail) => tail.show(event),
+        }
+    }
+
+    /// Leaves the terminal to somebody else, or takes it again. Nothing must be shown meanwhile.
+    pub fn pause(&self, pause: bool) {
+        if let Self::Tty(tty) = self {
+            tty.pause(pause);
         }
     }
 

@@ -82,3 +82,258 @@ fn records_are_pruned_and_limited() {
     scene.mica(["prune", "-af"]).ok();
     assert_eq!(records(&scene).len(), 0);
 }
+
+const PROJECT: &str = "\
+FROM base
+ARG MODE=fast
+ENV TOKEN=one
+COPY . /app
+RUN cat /app/deps > /installed
+RUN echo $MODE && cat /app/main /installed > /built
+";
+
+/// A project that was built once.
+fn project() -> Option<Scene> {
+    let scene = Scene::with_base()?;
+    for name in ["deps", "main", "notes/a", "notes/b"] {
+        scene.write(&format!("ctx/{name}"), name);
+    }
+    scene.build(PROJECT, ["-t", "app"]).ok();
+    Some(scene)
+}
+
+/// The explanation of the step with this number in the last build.
+fn explained(scene: &Scene, number: usize) -> Value {
+    let all = scene.mica(["why", "--format", "json"]).ok().json();
+    let steps = all["steps"].as_array().expect("there are steps").clone();
+    steps
+        .into_iter()
+        .find(|step| step["number"] == number)
+        .expect("the build has the step")
+}
+
+/// The first reason of a step.
+fn reason(scene: &Scene, number: usize) -> Value {
+    explained(scene, number)["reasons"][0].clone()
+}
+
+#[test]
+fn the_first_build_and_the_unchanged_one() {
+    let Some(scene) = project() else { return };
+    for number in 2..=4 {
+        assert_eq!(reason(&scene, number)["reason"], "first-build");
+    }
+    scene.rebuild(["-t", "app"]).ok();
+    for number in 1..=4 {
+        assert_eq!(explained(&scene, number)["outcome"], "cached");
+        assert_eq!(explained(&scene, number)["reasons"], serde_json::json!([]));
+    }
+    scene
+        .mica(["why", "--list"])
+        .ok()
+        .says("build-2")
+        .says("docker.io/library/app:latest");
+    let all = scene.mica(["why", "app", "--format", "json"]).ok().json();
+    assert_eq!(all["build"], "build-2");
+    assert_eq!(all["comparedWith"], serde_json::json!(["build-1"]));
+    scene
+        .mica(["why", "build-1", "3"])
+        .ok()
+        .says("#3 RAN")
+        .lacks("#4");
+    scene.mica(["why", "app@3"]).ok().says("#3 CACHED").lacks("#4");
+    scene.mica(["why", "none"]).fails().says("no such image");
+    scene
+        .mica(["why", "app", "17"])
+        .fails()
+        .says("build-2 has no step \"17\"");
+}
+
+#[test]
+fn a_file_that_a_step_read_is_named_with_who_changed_it() {
+    let Some(scene) = project() else { return };
+    scene.write("ctx/main", "changed");
+    scene.write("ctx/notes/a", "changed");
+    let shown = scene.rebuild(["-t", "app", "--explain"]).ok();
+    let shown = shown
+        .says("main in the build context: content changed")
+        .says("it read /app/main, whose content changed: by #2 [2/4] COPY . /app from main")
+        .says("1 other file changed below it and was not read: /app/notes/a");
+    assert!(shown.has("#3 UNCHANGED"), "{}", shown.describe());
+    let copied = explained(&scene, 2)["reasons"].clone();
+    let source = |number: usize| copied[number]["path"].as_str().unwrap_or_default().to_owned();
+    assert_eq!([source(0), source(1)], ["main", "notes/a"]);
+    assert_eq!(copied[0]["change"], "content");
+    assert_eq!(explained(&scene, 3)["outcome"], "unchanged");
+    assert_eq!(explained(&scene, 3)["unread"]["count"], 2);
+    let read = reason(&scene, 4);
+    assert_eq!(
+        [&read["reason"], &read["path"], &read["aspect"]],
+        ["read", "/app/main", "content"]
+    );
+    assert_eq!(read["by"]["number"], 2);
+    assert_eq!(read["by"]["source"], "main");
+}
+
+#[test]
+fn added_removed_and_changed_sources_are_told_apart() {
+    let Some(scene) = project() else { return };
+    scene.write("ctx/new", "");
+    scene
+        .shell("rm ctx/notes/b; chmod 700 ctx/main; rm ctx/notes/a; ln -s x ctx/notes/a")
+        .ok();
+    scene.rebuild(["-t", "app"]).ok();
+    let copied = explained(&scene, 2)["reasons"].clone();
+    let told: Vec<_> = copied
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|reason| format!("{} {}", reason["path"], reason["change"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        told,
+        ["main mode", "new added", "notes/a kind", "notes/b removed"]
+    );
+}
+
+#[test]
+fn words_and_variables_are_named() {
+    let Some(scene) = project() else { return };
+    scene
+        .build(&PROJECT.replace("> /built", "> /made"), ["-t", "app"])
+        .ok();
+    let changed = reason(&scene, 4);
+    assert_eq!(
+        [&changed["reason"], &changed["before"], &changed["after"]],
+        ["instruction", "/built", "/made"]
+    );
+    scene.rebuild(["-t", "app", "--build-arg", "MODE=slow"]).ok();
+    let changed = reason(&scene, 4);
+    assert_eq!(
+        [
+            &changed["reason"],
+            &changed["name"],
+            &changed["before"],
+            &changed["after"]
+        ],
+        ["variable", "MODE", "fast", "slow"]
+    );
+    // What is named like a secret is not shown.
+    scene
+        .build(&PROJECT.replace("TOKEN=one", "TOKEN=two"), ["-t", "app"])
+        .ok();
+    let shown = scene.mica(["why"]).ok().says("the variable TOKEN changed");
+    shown.lacks("two\"").lacks("\"one");
+    // A step between the others moves none of their counterparts.
+    let more = PROJECT.replace("COPY", "RUN true\nCOPY");
+    scene.build(&more, ["-t", "app"]).ok();
+    assert_eq!(reason(&scene, 2)["reason"], "new-step");
+    let counterpart = explained(&scene, 4);
+    assert_eq!(counterpart["title"], "[4/5] RUN cat /app/deps > /installed");
+    assert!(!counterpart.to_string().contains("new-step"), "{counterpart}");
+}
+
+#[test]
+fn a_changed_base_is_named() {
+    let Some(scene) = project() else { return };
+    scene.mica(["tag", "base", "older"]).ok();
+    let other = "FROM older\nRUN echo x > /bin/new; echo changed > /etc/motd\n";
+    scene.mica(["build", "-t", "base", "-"]).stdin(other).ok();
+    scene.rebuild(["-t", "app", "--cache=content"]).ok();
+    // What the step had read of the old base is known from the first build.
+    let read = explained(&scene, 3)["reasons"].to_string();
+    assert!(read.contains("\"by\":\"base\""), "{read}");
+    scene.mica(["tag", "older", "base"]).ok();
+    scene.rebuild(["-t", "app", "--cache=content"]).ok();
+    let changed = reason(&scene, 3);
+    assert_eq!(changed["reason"], "base");
+    assert_ne!(changed["before"], changed["after"]);
+    scene.mica(["why"]).ok().says("the base image changed: ");
+}
+
+#[test]
+fn not_asked_failed_and_pruned_are_reasons() {
+    let Some(scene) = project() else { return };
+    scene.rebuild(["-t", "app", "--no-cache"]).ok();
+    assert_eq!(reason(&scene, 3)["reason"], "not-asked");
+    let failing = PROJECT.replace("cat /app/deps >", "false >");
+    scene.build(&failing, ["-t", "app"]).fails();
+    assert_eq!(explained(&scene, 3)["outcome"], "failed");
+    assert_eq!(explained(&scene, 4)["outcome"], "pending");
+    scene.rebuild(["-t", "app"]).fails();
+    assert_eq!(reason(&scene, 3)["reason"], "failed-before");
+    // The records go with the cache: a record that is younger is one of a build whose results are gone.
+    let record = scene.store().join("builds/1/record.json");
+    scene.build(PROJECT, ["-t", "app"]).ok();
+    let kept = std::fs::read(&record).expect("it is there");
+    scene.mica(["rmi", "app"]).ok();
+    scene.mica(["prune", "-af"]).ok();
+    std::fs::create_dir_all(record.parent().expect("it has one")).expect("it can be made");
+    std::fs::write(&record, kept).expect("it can be written");
+    scene.rebuild(["-t", "app"]).ok();
+    assert_eq!(reason(&scene, 2)["reason"], "gone");
+}
+
+#[test]
+fn without_traces_the_step_below_is_named() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("ctx/a", "a");
+    let text = "FROM base\nCOPY a /a\nRUN true\n";
+    scene.build(text, ["--cache=content"]).ok();
+    scene.write("ctx/a", "b");
+    scene.build(text, ["--cache=content"]).ok();
+    let below = reason(&scene, 3);
+    assert_eq!(below["reason"], "below");
+    assert_eq!(below["by"]["number"], 2);
+    scene
+        .mica(["why"])
+        .ok()
+        .says("the files below it changed: by #2 [2/3] COPY a /a");
+}
+
+#[test]
+fn what_a_step_read_is_told_with_what_would_help() {
+    let Some(scene) = Scene::with_base() else { return };
+    for name in ["deps", "docs/a", "docs/b"] {
+        scene.write(&format!("ctx/{name}"), name);
+    }
+    let text = "\
+        FROM base\n\
+        COPY . /app\n\
+        RUN cat /app/deps; cat /app/none; mkdir -p /root/.npm; echo packed > /root/.npm/cache\n\
+        RUN echo nothing > /made\n";
+    scene.build(text, ["-t", "app"]).ok();
+    let report = scene.mica(["trace", "--format", "json", "app", "3"]).ok().json();
+    let has = |field: &str, path: &str| {
+        let paths = report[field].as_array().expect("a list");
+        paths.iter().any(|found| found == path)
+    };
+    assert!(
+        has("files", "/app/deps") && !has("files", "/app/docs/a"),
+        "{report}"
+    );
+    assert!(has("absent", "/app/none"), "{report}");
+    assert_eq!(report["wrote"]["files"], 1);
+    assert!(report["below"]["files"].as_u64() > report["read"]["files"].as_u64());
+    let needed = report["needs"].to_string();
+    assert!(needed.contains("[2/4] COPY . /app"), "{needed}");
+    scene
+        .mica(["trace", "app@3"])
+        .ok()
+        .says("RUN --mount=type=cache,target=/root/.npm")
+        .says("no RUN read docs of the build context (2 files)");
+    let after = scene.mica(["trace", "app", "4"]).ok();
+    after.lacks("/app/deps\n");
+    scene
+        .mica(["trace", "app", "1"])
+        .fails()
+        .says("it is not known what [1/4] FROM base");
+    scene.mica(["trace", "app"]).exits(2);
+    // Of a COPY directly before it nothing is looked at.
+    let order = "FROM base\nCOPY . /app\nRUN echo nothing > /made\n";
+    scene.build(order, ["-t", "app"]).ok();
+    scene
+        .mica(["trace", "app", "3"])
+        .ok()
+        .says("it looked at nothing that [2/3] COPY . /app gave");
+}

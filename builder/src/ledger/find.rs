@@ -202,7 +202,7 @@ pub fn layers(
     let failed = match step.outcome {
         StepOutcome::Pending | StepOutcome::Canceled => None,
         StepOutcome::Failed => step.layer.map(Some),
-        StepOutcome::Cached | StepOutcome::Ran => Some(None),
+        StepOutcome::Cached | StepOutcome::Unchanged | StepOutcome::Ran => Some(None),
     };
     let Some(failed) = failed else {
         return Err(FindError::NotDone {

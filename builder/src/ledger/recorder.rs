@@ -9,8 +9,8 @@ use mica_fs::store::{Store, WorkDir};
 
 use super::keep;
 use super::{
-    About, BaseKind, BaseRecord, BuildId, BuildRecord, BuildResult, LedgerError, Shown, SourcesRecord,
-    StepOutcome, StepRecord, VERSION,
+    About, BaseKind, BaseRecord, BuildId, BuildRecord, BuildResult, InputsRecord, LedgerError, Shown,
+    SourcesRecord, StepOutcome, StepRecord, VERSION,
 };
 use crate::cache::{self, Key};
 use crate::event::{Outcome, Planned, StepNumber};
@@ -112,6 +112,8 @@ impl Ledger {
         self.step(number, |step| {
             step.layer = record.layer;
             step.made = Some(record.created.clone());
+            step.command = record.lineage.as_ref().map(|lineage| lineage.command);
+            step.reads = record.lineage.as_ref().and_then(|lineage| lineage.reads);
         });
     }
 
@@ -133,7 +135,14 @@ impl Ledger {
         self.step(number, |step| {
             step.milliseconds = milliseconds(elapsed);
             step.outcome = match outcome {
-                Outcome::Cached | Outcome::Unchanged(_) => StepOutcome::Cached,
+                Outcome::Cached => StepOutcome::Cached,
+                Outcome::Unchanged(inputs) => {
+                    step.inputs = Some(InputsRecord {
+                        read: inputs.read,
+                        all: inputs.all,
+                    });
+                    StepOutcome::Unchanged
+                }
                 Outcome::Done => StepOutcome::Ran,
                 Outcome::Failed => StepOutcome::Failed,
                 Outcome::Canceled => StepOutcome::Canceled,
@@ -174,6 +183,11 @@ impl Ledger {
     /// The build's record as it is now, and its number once it is kept.
     pub fn record(&self) -> (Option<BuildId>, BuildRecord) {
         self.with(|state| (state.id, state.record.clone()))
+    }
+
+    /// The number by which a step is shown.
+    pub(crate) fn shown(&self, number: StepNumber) -> Option<usize> {
+        self.with(|state| state.record.steps.get(number.0)?.number())
     }
 
     fn step(&self, number: StepNumber, change: impl FnOnce(&mut StepRecord)) {

@@ -91,11 +91,16 @@ const SECRET: [&str; 10] = [
 ];
 const HARMLESS: [&str; 3] = ["public", "file", "version"];
 
-/// The name of an ENV or ARG.
-pub(crate) fn check_secret(site: Site<'_>, instruction: &str, name: &str, span: Span) {
+/// Whether a variable is named as a secret is.
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let lower = name.to_lowercase();
     let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
-    if has(&SECRET) && !has(&HARMLESS) {
+    has(&SECRET) && !has(&HARMLESS)
+}
+
+/// The name of an ENV or ARG.
+pub(crate) fn check_secret(site: Site<'_>, instruction: &str, name: &str, span: Span) {
+    if is_secret_name(name) {
         let detail = format!("{instruction} {name} looks like a secret, and stays readable in the image");
         let hint = "give it to the steps that need it by RUN --mount=type=secret";
         site.report_with(Rule::SecretsUsedInArgOrEnv, span, detail, Some(hint.to_owned()));

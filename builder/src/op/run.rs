@@ -123,19 +123,16 @@ pub fn environment(
     env
 }
 
-/// Runs the command of a step as `identity` with its `mounts`, and returns when none of its processes is left and all that they
-/// wrote has reached the overlay. Output goes to `output` piece by piece; `started` gets the means to stop the command.
+/// How the command of a step runs, as `identity` with its `mounts`, on the root filesystem, which is mounted.
 ///
 /// # Errors
-/// [`RunError`] if it could not be run.
-pub fn execute(
+/// [`RunError`] if the root filesystem cannot be mounted, or has no place for the working directory.
+pub fn spec(
     run: &graph::Run,
     identity: &Identity,
     mounts: &Ready<'_>,
     rootfs: &mut Rootfs<'_>,
-    started: &dyn Fn(Signaller),
-    output: &(dyn Fn(Stream, &[u8]) + Sync),
-) -> Result<Exit, RunError> {
+) -> Result<Spec, RunError> {
     let workdir = working_directory(rootfs, &run.workdir)?;
     let proxies = run.proxies.iter().map(|(k, v)| (k.clone(), v.clone()));
     let mut spec = Spec::new(rootfs.mount()?, &run.args);
@@ -171,6 +168,23 @@ pub fn execute(
             content: script.text.clone(),
         });
     }
+    Ok(spec)
+}
+
+/// Runs the command of a step as `identity` with its `mounts`, and returns when none of its processes is left and all that they
+/// wrote has reached the overlay. Output goes to `output` piece by piece; `started` gets the means to stop the command.
+///
+/// # Errors
+/// [`RunError`] if it could not be run.
+pub fn execute(
+    run: &graph::Run,
+    identity: &Identity,
+    mounts: &Ready<'_>,
+    rootfs: &mut Rootfs<'_>,
+    started: &dyn Fn(Signaller),
+    output: &(dyn Fn(Stream, &[u8]) + Sync),
+) -> Result<Exit, RunError> {
+    let spec = spec(run, identity, mounts, rootfs)?;
     let mut running = spec.spawn(Stdio::Piped(Stdin::Null))?;
     if let Ok(signaller) = running.signaller() {
         started(signaller);

@@ -12,9 +12,10 @@ use mica_builder::lint::Linter;
 use mica_builder::pull::{Images, JOBS, Pull};
 use mica_builder::remote::Fetcher;
 use mica_builder::sandbox::{self, IdMode, UserNs};
+use mica_builder::solver::inspect::Inspector;
 use mica_builder::solver::{CachePolicy, Jobs, Solver, Stop};
 
-use crate::commands::pull;
+use crate::commands::{pull, why};
 use crate::config::Context;
 use crate::diagnostic::hint;
 use crate::progress::transfer::{Shown, Transfers};
@@ -36,6 +37,7 @@ mod fields;
 mod named;
 mod output;
 mod request;
+mod shell;
 mod sources;
 
 pub use args::Args;
@@ -43,9 +45,11 @@ use call::Call;
 use context::{Opening, Place};
 use dockerfile::DockerfileSource;
 use output::Place as OutputPlace;
+use shell::Shells;
 
 /// Builds.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
+    args.debug.check()?;
     let named = named::parse(&args.build_context)?;
     let place = Place::of(&args.path)?;
     let secrets = sources::secrets(&args.steps.secret)?;
@@ -105,6 +109,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         args.display.progress
     });
+    let shells = Shells::new(&args.debug, &progress);
     let ledger = Ledger::new(about::about(&place, &source, &request, &outputs));
     let jobs = Jobs::new(NonZeroUsize::new(args.steps.jobs));
     let policy = match args.cache.no_cache {
@@ -129,6 +134,10 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         },
         args.pull.into(),
     );
+    let inspector = Inspector {
+        wants: &|step, moment| shells.wants(step, moment),
+        look: &|paused, start| shells.look(paused, start),
+    };
     let result = signals::stopping(&stop, || {
         let solver = Solver {
             store,
@@ -141,8 +150,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             mode: args.cache.cache.into(),
             verify: args.cache.verify_cache.unwrap_or(0),
             jobs: &jobs,
-            listener: &|event| progress.show(event),
+            listener: &|event| shells.show(event),
             ledger: &ledger,
+            inspector: args.debug.is_wanted().then_some(inspector),
             stop: &stop,
         };
         build(&dockerfile, &request, &solver, &linter, &images)
@@ -153,9 +163,13 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         Ok(product) => product,
         Err(error) => {
             drop(progress);
+            if args.display.explain {
+                why::after_build(store, &ledger)?;
+            }
             return Err(failure::failure(error, &source));
         }
     };
+    notes.extend(shells.missed());
     notes.extend(check::unknown_arguments(&dockerfile, &request));
     notes.extend(check::summary(&linter.warnings()));
     for note in notes {
@@ -164,6 +178,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let image = deliver::deliver(store, (&product, owners), &outputs, &args.output, &progress)?;
     ledger.delivered(store, &image);
     drop(progress);
+    if args.display.explain {
+        why::after_build(store, &ledger)?;
+    }
     let stdout_is_taken = outputs
         .iter()
         .any(|output| output.place() == Some(&OutputPlace::Stdout));

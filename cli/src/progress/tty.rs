@@ -51,6 +51,13 @@ impl Tty {
         picture.take(event);
     }
 
+    /// Takes the picture away, or draws it again.
+    pub fn pause(&self, pause: bool) {
+        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.paused = pause;
+        picture.redraw("");
+    }
+
     /// Adds a line above the picture.
     pub fn note(&self, text: &str) {
         let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,6 +86,8 @@ struct Picture {
     /// How many characters each line of the picture on the terminal has.
     drawn: Vec<usize>,
     last: Option<Instant>,
+    /// Whether somebody else uses the terminal.
+    paused: bool,
 }
 
 struct Running {
@@ -156,6 +165,9 @@ impl Picture {
 
     /// Writes `above` over the old picture, and the new picture below it.
     fn redraw(&mut self, above: &str) {
+        if self.paused && self.drawn.is_empty() {
+            return;
+        }
         let Size { rows, columns } = size();
         let mut text = String::new();
         // A terminal that has become narrower has broken the lines.
@@ -169,7 +181,10 @@ impl Picture {
         }
         text.push_str("\r\x1b[J");
         text.push_str(above);
-        let lines = self.lines(rows, columns);
+        let lines = match self.paused {
+            true => Vec::new(),
+            false => self.lines(rows, columns),
+        };
         self.drawn = lines.iter().map(|line| line.trim_end().chars().count()).collect();
         lines.iter().for_each(|line| text.push_str(line));
         self.last = Some(Instant::now());

@@ -21,6 +21,7 @@ use crate::registries::{Options, PullWhen};
     mica build -t hello:1.0 -f docker/Dockerfile --build-arg VERSION=1.0 --target release .\n  \
     mica build -o type=oci,dest=hello.tar,compression=zstd -o type=local,dest=out .\n  \
     SOURCE_DATE_EPOCH=0 mica build -o type=oci,dest=hello.tar,rewrite-timestamp=true .\n  \
+    mica build --on-error=shell -t hello .    a shell where a RUN failed\n  \
     mica build -t hello https://example.com/hello.git#main:docker\n  \
     echo 'FROM busybox' | mica build -t copy -\n\n\
     What is the same in the environment: BUILDKIT_PROGRESS is --progress, SOURCE_DATE_EPOCH is a build argument."
@@ -79,6 +80,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub registry: Options,
+
+    #[command(flatten)]
+    pub debug: DebugArgs,
 
     #[command(flatten)]
     pub display: DisplayArgs,
@@ -262,6 +266,31 @@ pub struct CacheArgs {
     pub cache_to: Vec<String>,
 }
 
+/// Looking into steps while the build waits.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Debugging")]
+pub struct DebugArgs {
+    /// Open a shell in the filesystem of a RUN that failed, with its environment, mounts, secrets and user; there
+    /// /dev/mica/step executes its command again. What is changed is thrown away
+    #[arg(long, value_name = "WHAT")]
+    pub on_error: Option<OnError>,
+
+    /// Open one before this RUN, by the number that the build shows; may be given again
+    #[arg(long = "break", value_name = "STEP")]
+    pub before: Vec<usize>,
+
+    /// Open one after this RUN; may be given again
+    #[arg(long = "break-after", value_name = "STEP")]
+    pub after: Vec<usize>,
+}
+
+/// The values of `--on-error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnError {
+    /// Open a shell
+    Shell,
+}
+
 /// What is shown meanwhile.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Progress")]
@@ -275,6 +304,10 @@ pub struct DisplayArgs {
         hide_env_values = true
     )]
     pub progress: Style,
+
+    /// Say at the end why each step was executed, or not: see `mica why`
+    #[arg(long)]
+    pub explain: bool,
 
     /// Show nothing but errors, and print the image's ID
     #[arg(long, short, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]

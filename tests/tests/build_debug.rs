@@ -1,0 +1,94 @@
+//! A shell in a step of a build: `--on-error=shell`, `--break`, `--break-after`.
+
+use mica_tests::command::Outcome;
+use mica_tests::{Scene, machine};
+
+const DOCKERFILE: &str = "\
+FROM base
+ENV COLOUR=blue
+RUN --mount=type=secret,id=word echo kept > /kept
+WORKDIR /work
+USER 1000:1000
+RUN --mount=type=secret,id=word,mode=444 echo half > /tmp/half; cat /nothing
+";
+
+/// Builds on a terminal of its own, by script(1), with `typed` typed into the shells; what the terminal showed.
+fn build(scene: &Scene, dockerfile: &str, options: &str, typed: &str) -> Option<Outcome> {
+    machine::programs(&["script"])?;
+    scene.write("ctx/Dockerfile", dockerfile);
+    scene.write("word", "sesame");
+    let mica = scene.program();
+    let command = format!(
+        "{} build --progress=plain --secret id=word,src=word -t app {options} ctx",
+        mica.display()
+    );
+    let run = scene.command("script").args(["-qec", &command, "/dev/null"]);
+    Some(run.stdin(typed).run())
+}
+
+#[test]
+fn a_shell_is_opened_where_a_step_failed() {
+    for scene in Scene::everyone() {
+        let typed = "\
+            echo colour=$COLOUR uid=$(id -u) in=$(pwd)\n\
+            echo secret=$(cat /run/secrets/word) half=$(cat /tmp/half) kept=$(cat /kept)\n\
+            echo gone > /tmp/gone; /dev/mica/step; echo again=$?\n\
+            exit 9\n";
+        let Some(shown) = build(&scene, DOCKERFILE, "--on-error=shell", typed) else {
+            return;
+        };
+        let shown = shown
+            .says("failed with exit code 1: RUN")
+            .says("colour=blue uid=1000 in=/work")
+            .says("secret=sesame half=half kept=kept")
+            .says("again=1")
+            .says("exit code: 1");
+        assert_eq!(shown.status.code(), Some(1), "{}", shown.describe());
+        // What the shell changed is gone; what the step left is not.
+        scene.mkdir("m");
+        let left = scene.mica(["mount", "@stage-0", "m", "--", "ls", "m/tmp"]).ok();
+        assert_eq!(left.stdout(), "half\n");
+        assert!(
+            !scene
+                .store()
+                .join("work")
+                .read_dir()
+                .is_ok_and(|mut left| left.next().is_some())
+        );
+    }
+}
+
+#[test]
+fn a_build_stops_before_and_after_a_step() {
+    let Some(scene) = Scene::with_base() else { return };
+    let dockerfile = "FROM base\nRUN echo one > /one\nRUN echo two > /two\n";
+    let typed = "\
+        ls /one /two; echo by-hand > /one\nexit\n\
+        cat /one /two; rm /two\nexit\n";
+    let Some(shown) = build(&scene, dockerfile, "--break 3 --break-after 3 --break 9", typed) else {
+        return;
+    };
+    let shown = shown
+        .says("#3 has not begun: RUN echo two > /two")
+        .says("#3 is done: RUN echo two > /two")
+        .says("/two: No such file or directory")
+        .says("--break: no RUN #9 was reached");
+    assert!(shown.status.success(), "{}", shown.describe());
+    // Nothing that was done by hand is in the image.
+    assert_eq!(scene.cat("app", "/one"), "one\n");
+    assert_eq!(scene.cat("app", "/two"), "two\n");
+    // A step of the cache is looked into as well.
+    let again = build(&scene, dockerfile, "--break-after 2", "ls /one /two\nexit\n").expect("as before");
+    again.says("#2 is done").says("#2 CACHED");
+}
+
+#[test]
+fn without_a_terminal_there_is_no_shell() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene
+        .build(DOCKERFILE, ["--on-error=shell"])
+        .exits(2)
+        .says("need a terminal on stdin")
+        .says("mica mount @STEP DIR");
+    assert!(!scene.store().join("builds").exists());
+}
