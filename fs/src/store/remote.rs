@@ -5,12 +5,15 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::gc::on_disk;
 use super::{Policy, Pruned, Store, StoreError, WorkDir, sync_directory};
 use crate::digest::Digest;
 
 pub(super) const DIRECTORY: &str = "remote";
+/// How long a directory that nobody uses is kept, if cache records are kept for longer.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The directory of a layer in a registry. It stays as long as this value lives.
 #[derive(Debug)]
@@ -97,12 +100,13 @@ impl Store {
         self.take_remote_directory(&self.remote_path(blob)).map(drop)
     }
 
-    /// Removes the directories that nobody uses, and nobody has used for as long as the policy keeps cache records.
+    /// Removes the directories that nobody uses, and nobody has used for a day, or for as long as the policy keeps cache
+    /// records.
     pub(super) fn prune_remote(&self, policy: &Policy, pruned: &mut Pruned) -> Result<(), StoreError> {
         for blob in self.remote_blobs()? {
             let path = self.remote_path(&blob);
             let used = fs::metadata(&path).and_then(|metadata| metadata.modified());
-            if used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age < policy.cache_age)) {
+            if used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age < policy.cache_age.min(KEPT))) {
                 continue;
             }
             let bytes = on_disk(&path)?.bytes;
