@@ -96,11 +96,15 @@ impl Source {
 /// # Errors
 /// That error if it says something else, or the text can be no name; else one that tells both.
 pub fn remote(text: &str, error: PlaceError) -> anyhow::Result<Source> {
-    let (PlaceError::Image(unknown @ ImageError::Unknown { .. }), Some(reference)) = (&error, name(text))
-    else {
+    let (PlaceError::Image(ImageError::Unknown { near, .. }), Some(reference)) = (&error, name(text)) else {
         return Err(error.into());
     };
-    let image = find_remote(&reference).map_err(|error| not_found(unknown, error))?;
+    let image = match find_remote(&reference) {
+        Ok(image) => image,
+        // One of the store was meant, and misspelt.
+        Err(_) if !near.is_empty() => return Err(error.into()),
+        Err(remote) => return Err(explain(remote).context(error.to_string())),
+    };
     tell(&format!(
         "reading {} from {}",
         reference.familiar(),
@@ -119,19 +123,6 @@ fn find_remote(reference: &Reference) -> Result<LazyImage, LazyError> {
     let variable = |name: &str| env::var_os(name).map(PathBuf::from);
     let client = Client::new(Settings::of_user(None, &variable)?, Arc::new(|| false));
     LazyImage::find(&client, reference, &Platform::host())
-}
-
-/// It is in neither place.
-fn not_found(unknown: &ImageError, error: LazyError) -> anyhow::Error {
-    let advice = match unknown {
-        ImageError::Unknown { near, .. } if !near.is_empty() => unknown.hint(),
-        _ => error.hint(),
-    };
-    let error = anyhow::Error::from(error).context(unknown.to_string());
-    match advice {
-        Some(advice) => hint(error, advice),
-        None => error,
-    }
 }
 
 /// Adds the hint that an error has.
