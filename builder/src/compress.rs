@@ -4,6 +4,7 @@
 //! the input alone, never on the number of threads. See `docs/format.md`, "Compressed layers".
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +33,48 @@ impl Algorithm {
             Self::Gzip(_) => 1 << 20,
             Self::Zstd(_) => 4 << 20,
         }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    /// `gzip:6`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gzip(level) => write!(f, "gzip:{level}"),
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+/// Reads what `plain` becomes when it is compressed, which happens meanwhile.
+///
+/// # Errors
+/// If there can be no pipe or thread. What `plain` reports comes where the bytes end.
+pub fn reader(algorithm: Algorithm, mut plain: impl Read + Send + 'static) -> io::Result<impl Read + Send> {
+    let (pipe, mut out) = io::pipe()?;
+    let work = move || compress(algorithm, &mut plain, &mut out);
+    let thread = thread::Builder::new().name("compress".to_owned()).spawn(work)?;
+    Ok(Packed {
+        pipe,
+        thread: Some(thread),
+    })
+}
+
+/// The end of a pipe that a thread writes to.
+struct Packed {
+    pipe: io::PipeReader,
+    thread: Option<thread::JoinHandle<io::Result<()>>>,
+}
+
+impl Read for Packed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.pipe.read(buffer)?;
+        let is_end = n == 0 && !buffer.is_empty();
+        if let Some(thread) = self.thread.take_if(|_| is_end) {
+            let lost = |_| Err(io::Error::other("a thread that compresses has panicked"));
+            thread.join().unwrap_or_else(lost)?;
+        }
+        Ok(n)
     }
 }
 

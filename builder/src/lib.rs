@@ -7,7 +7,7 @@
 //! - [`lint`]: what a Dockerfile better should not do; [`outline`]: what it offers.
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
 //! - [`remote`], [`http`], [`url`]: files from servers and repositories.
-//! - [`registry`], [`pull`]: images in registries, and how they come from there.
+//! - [`registry`], [`pull`], [`push`]: images in registries, and how they come and go.
 //! - [`ssh`]: agents that steps and Git reach.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
 //! - [`ledger`]: what is written down of each build; [`why`]: why steps were executed again.
@@ -44,6 +44,7 @@ pub mod outline;
 pub mod plan;
 pub mod product;
 pub mod pull;
+pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod remote;

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     analyze, blame, build, cat, commit, cp, df, diff, doctor, explore, fsck, history, images, import,
-    inspect, load, log, login, logout, ls, mount, mounts, prune, pull, rmi, run, save, tag, trace, umount,
-    upper, version, why,
+    inspect, load, log, login, logout, ls, mount, mounts, prune, pull, push, rmi, run, save, tag, trace,
+    umount, upper, version, why,
 };
 use crate::config::Context;
 use crate::diagnostic::RUN_FAILED;
@@ -99,6 +99,7 @@ pub enum Command {
     Build(Box<build::Args>),
     Run(run::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Login(login::Args),
     Logout(logout::Args),
     Images(images::Args),
@@ -146,6 +147,7 @@ impl Command {
             Self::Build(args) => build::run(&args, context),
             Self::Run(args) => run::run(args, context),
             Self::Pull(args) => pull::run(args, context),
+            Self::Push(args) => push::run(args, context),
             Self::Login(args) => login::run(args, context),
             Self::Logout(args) => logout::run(args, context),
             Self::Images(args) => images::run(args, context),

@@ -24,6 +24,7 @@ pub mod mount;
 pub mod mounts;
 pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod rmi;
 pub mod run;
 pub mod save;

@@ -13,6 +13,8 @@ use crate::registry::Registry;
 /// What is done to an exchange.
 #[derive(Clone)]
 pub enum Fault {
+    /// Nothing is done, to let some through before another fault.
+    Nothing,
     /// The proxy answers itself: a status line such as `429 Too Many Requests`, and headers.
     Answer(&'static str, Vec<(&'static str, String)>),
     /// The connection breaks after so many bytes of the answer's body.

@@ -236,6 +236,8 @@ impl Registry {
             Access::Basic => {
                 let file = self.directory.path().join("htpasswd");
                 fs::write(&file, HTPASSWD).expect("the directory is ours");
+                // Where uploads go on is told as a path alone: clients must know both.
+                text = text.replace("http:\n", "http:\n  relativeurls: true\n");
                 text += &format!("auth: {{htpasswd: {{realm: tests, path: {file:?}}}}}\n");
             }
             Access::Token => text += &self.tokens().configuration(),

@@ -49,7 +49,7 @@ impl Compression {
     }
 
     /// What follows a layer's media type (OCI image specification, "Layer Media Types").
-    pub(super) fn suffix(self) -> &'static str {
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::None => "",
             Self::Gzip => "+gzip",
@@ -70,23 +70,25 @@ impl From<Compression> for Coding {
 }
 
 impl Coding {
+    /// What does it; `None` if nothing is to be done.
+    pub(crate) fn algorithm(self) -> Option<Algorithm> {
+        let level = self.level.and_then(|level| i32::try_from(level).ok());
+        match self.compression {
+            Compression::None => None,
+            Compression::Gzip => Some(
+                self.level
+                    .map_or(Algorithm::GZIP, |level| Algorithm::Gzip(level.min(9))),
+            ),
+            Compression::Zstd => Some(level.map_or(Algorithm::ZSTD, Algorithm::Zstd)),
+        }
+    }
+
     /// Compresses `plain` into `file`: the digest and the size of what is in it.
     pub(super) fn compress(self, plain: &mut dyn Read, file: &mut File) -> io::Result<(Digest, u64)> {
         let mut out = Hashing::new(BufWriter::with_capacity(256 << 10, file));
-        match self.compression {
-            Compression::None => {
-                io::copy(plain, &mut out)?;
-            }
-            Compression::Gzip => {
-                let algorithm = self
-                    .level
-                    .map_or(Algorithm::GZIP, |level| Algorithm::Gzip(level.min(9)));
-                compress(algorithm, plain, &mut out)?;
-            }
-            Compression::Zstd => {
-                let level = self.level.and_then(|level| i32::try_from(level).ok());
-                compress(level.map_or(Algorithm::ZSTD, Algorithm::Zstd), plain, &mut out)?;
-            }
+        match self.algorithm() {
+            None => drop(io::copy(plain, &mut out)?),
+            Some(algorithm) => compress(algorithm, plain, &mut out)?,
         }
         let (mut buffer, digest, size) = out.finish();
         buffer.flush()?;

@@ -297,9 +297,10 @@ impl Session<'_> {
                 body,
             };
             let response = match is_own {
-                true => own.http.exchange(request)?,
-                false => self.elsewhere(&at)?.http.exchange(request)?,
+                true => own.http.exchange(request),
+                false => self.elsewhere(&at)?.http.exchange(request),
             };
+            let response = response.map_err(|error| named(error, call))?;
             let is_redirect = matches!(response.status, 301 | 302 | 303 | 307 | 308)
                 && matches!(call.method, Method::Get | Method::Head);
             let Some(location) = response.header("location").filter(|_| is_redirect) else {
@@ -343,6 +344,17 @@ impl Session<'_> {
             has_login: self.has_login.get(),
             retry_after,
         }
+    }
+}
+
+/// The error without a URL that the registry gave: it says nothing to people, and may be a key.
+fn named(error: HttpError, call: &Call<'_>) -> HttpError {
+    match (error, call.target) {
+        (HttpError::Transport { source, .. }, Target::Url(_)) => HttpError::Transport {
+            url: call.about.to_owned(),
+            source,
+        },
+        (error, _) => error,
     }
 }
 

@@ -20,8 +20,8 @@ const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long a registry may ask to be left alone.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// The size of the pieces after a break, in bytes.
-const PIECE: u64 = 16 << 20;
+/// The size of the pieces after a break, in bytes; some registries want no smaller ones.
+const PIECE: u64 = 5 << 20;
 
 /// The bytes of a blob, which can be had more than once.
 pub trait Content {

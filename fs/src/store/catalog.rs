@@ -234,6 +234,13 @@ impl Catalog {
         })
     }
 
+    pub(super) fn has_source(&self, blob: &Digest) -> Result<bool, StoreError> {
+        self.read(|c| {
+            c.prepare_cached("SELECT 1 FROM blob_sources WHERE digest = ?1")?
+                .exists([blob.to_string()])
+        })
+    }
+
     /// Forgets where these blobs are.
     pub(super) fn remove_sources(&mut self, blobs: &[Digest]) -> Result<(), StoreError> {
         self.write(|t| {

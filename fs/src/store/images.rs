@@ -101,6 +101,14 @@ impl Store {
         self.with_catalog(|catalog| catalog.sources(blob, registry))
     }
 
+    /// Whether a registry had this blob.
+    ///
+    /// # Errors
+    /// [`StoreError::Catalog`].
+    pub fn has_source(&self, blob: &Digest) -> Result<bool, StoreError> {
+        self.with_catalog(|catalog| catalog.has_source(blob))
+    }
+
     /// Notes the digest and the size that a layer has when it is compressed by `coding`, so that it need not be
     /// compressed to know whether it is somewhere.
     ///
