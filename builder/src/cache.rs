@@ -8,12 +8,20 @@
 //! kept with the record, and the digest of its *command*, which is the key without the parent. So a record of an equal
 //! command can be found whose read set is the same in another parent, and its layer is right there as well.
 
+mod bundle;
+mod export;
+mod import;
+
 use mica_fs::digest::{ChainId, DiffId, Digest};
 use mica_fs::layer::Timestamp;
 use mica_fs::overlay::{ReadSet, trace};
 use mica_fs::store::{self, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+pub use bundle::{Bundle, CACHE_CONFIG, INLINE};
+pub use export::{ExportError, Scope, gather, inline, to_directory, to_registry};
+pub use import::{ImportError, Imports};
 
 /// Raised when a step's result changes though its key does not.
 const VERSION: u32 = 1;
@@ -122,7 +130,11 @@ impl Record {
 /// # Errors
 /// [`StoreError`] if the catalog cannot be read.
 pub fn find(store: &Store, key: &Key) -> Result<Option<Record>, StoreError> {
-    let text = store.cache_get(&key.digest())?;
+    find_by(store, &key.digest())
+}
+
+fn find_by(store: &Store, key: &Digest) -> Result<Option<Record>, StoreError> {
+    let text = store.cache_get(key)?;
     Ok(text.and_then(|text| parse(store, &text)))
 }
 
@@ -217,16 +229,22 @@ pub fn keep_made(store: &Store, key: &Key, made: Made) -> Result<Record, StoreEr
     Ok(record)
 }
 
-/// Records what was found to be right for another key as well.
+/// Records what was found to be right for another key as well. `reads` is what its step read, encoded, if the store may
+/// not have it yet.
 ///
 /// # Errors
 /// [`StoreError`] if the catalog cannot be written.
-pub fn keep_again(store: &Store, key: &Key, found: Record) -> Result<Record, StoreError> {
+pub fn keep_again(
+    store: &Store,
+    key: &Key,
+    found: Record,
+    reads: Option<&[u8]>,
+) -> Result<Record, StoreError> {
     let record = Record {
         key: key.0.clone(),
         ..found
     };
-    put(store, key, &record, None)?;
+    put(store, key, &record, reads)?;
     Ok(record)
 }
 

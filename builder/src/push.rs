@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use mica_fs::digest::Digest;
+use mica_fs::digest::{DiffId, Digest};
 use mica_fs::store::{Store, StoreError};
 
 use crate::archive::{Coding, Compression, Existing};
-use crate::image::{self, Descriptor, Image, ImageError, MANIFEST_LIMIT, Manifest, MediaTypes};
+use crate::image::{self, Descriptor, Image, ImageError, MANIFEST_LIMIT, Manifest, MediaTypes, OCI_LAYER};
 use crate::reference::Reference;
 use crate::registry::{Client, ManifestName, RegistryError, Repository, UploadError};
 
@@ -157,7 +157,8 @@ impl<'a> Push<'a> {
         let stored = layers.iter().map(|layer| &layer.stored);
         let announced = stored.map(|layer| (layer.digest, layer.size)).collect();
         (self.listener)(PushEvent::Begun(to.repository(), announced));
-        let repository = self.repository(to, image, &layers)?;
+        let config = Outgoing::as_it_is(image.manifest.config.clone());
+        let repository = self.repository(to, &config, &layers)?;
         let name = ManifestName::Tag(tag);
         if let Some(manifest) = self.foreseen(image, &layers)?
             && repository.manifest_digest(name)? == Some(manifest.digest)
@@ -170,33 +171,54 @@ impl<'a> Push<'a> {
                 was_there: true,
             });
         }
-        let sent = self.blobs(&repository, image, &layers)?;
-        let (manifest, bytes) = self.manifest(image, sent.clone())?;
+        let sent = self.blobs(&repository, &config, &layers)?;
+        let (manifest, bytes) = self.manifest(image, sent)?;
         repository.put_manifest(name, &manifest.media_type, &bytes)?;
-        let blobs: Vec<Digest> = sent
-            .iter()
-            .map(|layer| layer.digest)
-            .chain([image.id()])
-            .collect();
-        let origin = repository.origin();
-        self.store
-            .note_sources(&blobs, origin.registry(), origin.repository())?;
         Ok(Pushed {
             manifest,
             was_there: false,
         })
     }
 
+    /// Pushes a manifest with these layers of the store and a configuration of any kind.
+    ///
+    /// # Errors
+    /// [`PushError`].
+    pub(crate) fn push_artifact(
+        &self,
+        layers: &[DiffId],
+        (config_type, config): (&str, &[u8]),
+        to: &Reference,
+    ) -> Result<(), PushError> {
+        let digest = self.store.put_blob(config)?;
+        let config = Descriptor::new(config_type, digest, config.len() as u64);
+        let config = Outgoing::as_it_is(config);
+        let mut outgoing = Vec::new();
+        for id in layers {
+            let size = self.store.layer(id)?.index().tar_size();
+            let plain = Descriptor::new(OCI_LAYER, id.0, size);
+            outgoing.push(Outgoing::new(self.store, self.coding, id, &plain)?);
+        }
+        let stored = outgoing.iter().map(|layer| &layer.stored);
+        let announced = stored.map(|layer| (layer.digest, layer.size)).collect();
+        (self.listener)(PushEvent::Begun(to.repository(), announced));
+        let repository = self.repository(to, &config, &outgoing)?;
+        let sent = self.blobs(&repository, &config, &outgoing)?;
+        let manifest = Manifest::new(config.stored, sent);
+        let name = ManifestName::of(to);
+        Ok(repository.put_manifest(name, manifest.media_type(), &image::to_json(&manifest))?)
+    }
+
     /// The repository, with the right to mount blobs from others that had them.
     fn repository(
         &self,
         to: &Reference,
-        image: &Image,
+        config: &Outgoing,
         layers: &[Outgoing],
     ) -> Result<Repository, PushError> {
         let repository = self.client.repository(to)?;
         let mut others = BTreeSet::new();
-        for digest in layers.iter().filter_map(Outgoing::digest).chain([image.id()]) {
+        for digest in layers.iter().chain([config]).filter_map(Outgoing::digest) {
             others.extend(self.mount_sources(&repository, &digest)?);
         }
         let others: Vec<&str> = others
@@ -247,16 +269,15 @@ impl<'a> Push<'a> {
         Ok((descriptor, bytes))
     }
 
-    /// Sends what the repository lacks of the layers and the configuration, several at once; returns the layers as they
-    /// are there.
+    /// Sends what the repository lacks of the layers and the configuration, several at once, and notes that it has them;
+    /// returns the layers as they are there.
     fn blobs(
         &self,
         repository: &Repository,
-        image: &Image,
+        config: &Outgoing,
         layers: &[Outgoing],
     ) -> Result<Vec<Descriptor>, PushError> {
-        let config = Outgoing::as_it_is(image.manifest.config.clone());
-        let jobs: VecDeque<&Outgoing> = distinct(layers).chain([&config]).collect();
+        let jobs: VecDeque<&Outgoing> = distinct(layers).chain([config]).collect();
         let failed = AtomicBool::new(false);
         let sender = Sender::new(self, repository);
         let queue = Mutex::new(jobs);
@@ -285,6 +306,10 @@ impl<'a> Push<'a> {
             return Err(error);
         }
         let results = lock(&results);
+        let blobs: Vec<Digest> = results.values().map(|blob| blob.digest).collect();
+        let origin = repository.origin();
+        self.store
+            .note_sources(&blobs, origin.registry(), origin.repository())?;
         let sent = layers
             .iter()
             .filter_map(|layer| results.get(&layer.stored.digest).cloned());

@@ -272,6 +272,8 @@ pub struct Solver<'a> {
     pub mode: cache::Mode,
     /// Which part of what it has is verified by executing the step, in percent.
     pub verify: u8,
+    /// What is asked when the store has nothing.
+    pub imports: &'a cache::Imports,
     /// How many steps are executed at once.
     pub jobs: &'a Jobs,
     /// Hears of everything.

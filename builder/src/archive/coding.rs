@@ -84,7 +84,7 @@ impl Coding {
     }
 
     /// Compresses `plain` into `file`: the digest and the size of what is in it.
-    pub(super) fn compress(self, plain: &mut dyn Read, file: &mut File) -> io::Result<(Digest, u64)> {
+    pub(crate) fn compress(self, plain: &mut dyn Read, file: &mut File) -> io::Result<(Digest, u64)> {
         let mut out = Hashing::new(BufWriter::with_capacity(256 << 10, file));
         match self.algorithm() {
             None => drop(io::copy(plain, &mut out)?),

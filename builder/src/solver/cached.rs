@@ -110,6 +110,9 @@ impl Solver<'_> {
         if let Some(record) = cache::find(self.store, &question.key)? {
             return Ok(Some((record, Outcome::Cached)));
         }
+        if let Some(record) = self.imports.find(self.store, &question.key)? {
+            return Ok(Some((record, Outcome::Cached)));
+        }
         match self.mode {
             Mode::Content => Ok(None),
             Mode::Trace => self.unchanged(question),
@@ -118,27 +121,30 @@ impl Solver<'_> {
 
     /// The newest record of an equal command all of whose inputs are the same in this parent.
     fn unchanged(&self, question: &Question<'_>) -> Result<Option<(Record, Outcome)>, StepError> {
-        let candidates = cache::of_command(self.store, &question.command()?)?;
-        if candidates.is_empty() {
+        let command = question.command()?;
+        let own = cache::of_command(self.store, &command)?;
+        if own.is_empty() && !self.imports.has_command(&command) {
             return Ok(None);
         }
         let lowers = Lowers::new(self.store.layers(&question.at.built.layers)?);
-        for record in candidates {
-            let Some(reads) = cache::reads(self.store, &record)? else {
-                continue;
-            };
-            match differences(&reads, &lowers).next() {
-                None => {
-                    let inputs = inputs(&reads, &lowers);
-                    let record = cache::keep_again(self.store, &question.key, record)?;
-                    return Ok(Some((record, Outcome::Unchanged(inputs))));
-                }
-                Some(difference) => {
-                    tracing::debug!(step = question.at.text, ?difference, "an input has changed");
-                }
+        let holds = |reads: &ReadSet| match differences(reads, &lowers).next() {
+            None => true,
+            Some(difference) => {
+                tracing::debug!(step = question.at.text, ?difference, "an input has changed");
+                false
+            }
+        };
+        for record in own {
+            if let Some(reads) = cache::reads(self.store, &record)?.filter(holds) {
+                let record = cache::keep_again(self.store, &question.key, record, None)?;
+                return Ok(Some((record, Outcome::Unchanged(inputs(&reads, &lowers)))));
             }
         }
-        Ok(None)
+        let Some((record, reads, encoded)) = self.imports.of_command(self.store, &command, holds) else {
+            return Ok(None);
+        };
+        let record = cache::keep_again(self.store, &question.key, record, Some(&encoded))?;
+        Ok(Some((record, Outcome::Unchanged(inputs(&reads, &lowers)))))
     }
 
     fn execute(&self, execute: &dyn Fn() -> Result<Given, StepError>) -> Result<Given, StepError> {

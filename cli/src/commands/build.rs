@@ -4,18 +4,22 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use mica_builder::build::build;
 use mica_builder::dockerfile::parse;
 use mica_builder::export::Owners;
+use mica_builder::image::Image;
 use mica_builder::ledger::Ledger;
 use mica_builder::lint::Linter;
 use mica_builder::pull::{Images, JOBS, Pull};
+use mica_builder::push::Push;
+use mica_builder::reference::Reference;
 use mica_builder::remote::Fetcher;
 use mica_builder::sandbox::{self, IdMode, UserNs};
 use mica_builder::solver::inspect::Inspector;
 use mica_builder::solver::{CachePolicy, Jobs, Solver, Stop};
 
-use crate::commands::{pull, why};
+use crate::commands::{pull, push, why};
 use crate::config::Context;
 use crate::diagnostic::hint;
 use crate::progress::transfer::{Shown, Transfers};
@@ -26,6 +30,7 @@ mod about;
 mod agents;
 mod annotation;
 mod args;
+mod caches;
 mod call;
 mod check;
 mod context;
@@ -41,6 +46,7 @@ mod shell;
 mod sources;
 
 pub use args::Args;
+use caches::Caches;
 use call::Call;
 use context::{Opening, Place};
 use dockerfile::DockerfileSource;
@@ -55,7 +61,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let secrets = sources::secrets(&args.steps.secret)?;
     let mut request = request::request(args)?;
     let outputs = output::outputs(&args.output, &args.image)?;
-    let mut notes = docker::notes(args)?;
+    docker::check(args)?;
+    let caches = Caches::parse(&args.cache)?;
+    let mut notes = Vec::new();
     let at_hand = DockerfileSource::at_hand(args.file.as_deref(), &place)?;
     let call = match args.check {
         true => Some(Call::CHECK),
@@ -139,6 +147,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         look: &|paused, start| shells.look(paused, start),
     };
     let result = signals::stopping(&stop, || {
+        let (imports, told) = caches.open(&client);
+        told.iter().for_each(|note| progress.note(note));
         let solver = Solver {
             store,
             context: &build_context,
@@ -149,6 +159,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             policy,
             mode: args.cache.cache.into(),
             verify: args.cache.verify_cache.unwrap_or(0),
+            imports: &imports,
             jobs: &jobs,
             listener: &|event| shells.show(event),
             ledger: &ledger,
@@ -170,13 +181,31 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         }
     };
     notes.extend(shells.missed());
+    let (_, record) = ledger.record();
+    let product = caches.inline(store, &record, product)?;
     notes.extend(check::unknown_arguments(&dockerfile, &request));
     notes.extend(check::summary(&linter.warnings()));
     for note in notes {
         progress.note(&note);
     }
-    let image = deliver::deliver(store, (&product, owners), &outputs, &args.output, &progress)?;
-    ledger.delivered(store, &image);
+    let push = |image: &Image, name: &Reference, coding| {
+        let hears = |event| push::show(&transfers, event);
+        let pushed = Push::new(store, &client, coding, &hears).push(image, name);
+        transfers.end();
+        let pushed = pushed.map_err(|e| with_hint(e.hint(), e));
+        Ok(pushed
+            .with_context(|| format!("cannot push {}", name.familiar()))?
+            .manifest)
+    };
+    let delivered = signals::stopping(&stop, || {
+        let products = (&product, owners);
+        let image = deliver::deliver(store, products, &outputs, &args.output, &progress, &push)?;
+        ledger.delivered(store, &image);
+        let told = caches.write(store, &client, (&record, &product.image), &transfers)?;
+        told.iter().for_each(|note| progress.note(note));
+        anyhow::Ok(image)
+    });
+    let image = delivered??;
     drop(progress);
     if args.display.explain {
         why::after_build(store, &ledger)?;

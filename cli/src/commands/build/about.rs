@@ -16,7 +16,9 @@ pub(super) fn about(
     outputs: &[Output],
 ) -> About {
     let names = outputs.iter().flat_map(|output| match output {
-        Output::Store(form) | Output::Archive(Archive { form, .. }) => form.names.as_slice(),
+        Output::Store(form) | Output::Registry(form) | Output::Archive(Archive { form, .. }) => {
+            form.names.as_slice()
+        }
         Output::Files(_) | Output::Nothing => &[],
     });
     About {

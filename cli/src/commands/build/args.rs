@@ -257,11 +257,12 @@ pub struct CacheArgs {
     #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percentage)]
     pub verify_cache: Option<u8>,
 
-    /// Accepted as docker has it: the cache of the store is used, and no other
+    /// Take steps from this cache as well: NAME or type=registry,ref=NAME, type=local,src=DIR[,tag=TAG]
     #[arg(long, value_name = "SPEC")]
     pub cache_from: Vec<String>,
 
-    /// type=inline is accepted: the cache stays in the store
+    /// Write the cache: type=registry,ref=NAME, type=local,dest=DIR[,tag=TAG], each [,mode=min|max][,ignore-error=true],
+    /// or type=inline, into the image
     #[arg(long, value_name = "SPEC")]
     pub cache_to: Vec<String>,
 }

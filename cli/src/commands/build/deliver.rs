@@ -5,11 +5,12 @@ use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 
 use anyhow::Context as _;
-use mica_builder::archive::{self, Entry};
+use mica_builder::archive::{self, Coding, Entry};
 use mica_builder::epoch::Epoch;
 use mica_builder::export::{self, Manner, Owners};
 use mica_builder::image::{Descriptor, Image};
 use mica_builder::product::Product;
+use mica_builder::push::CODING;
 use mica_builder::reference::Reference;
 use mica_fs::store::Store;
 use serde_json::json;
@@ -52,6 +53,7 @@ pub fn deliver(
     outputs: &[Output],
     args: &OutputArgs,
     progress: &Progress,
+    push: Pusher<'_>,
 ) -> anyhow::Result<Image> {
     let mut delivery = Delivery {
         store,
@@ -60,13 +62,24 @@ pub fn deliver(
         progress,
         delivered: None,
         tags: Vec::new(),
+        pushes: Vec::new(),
     };
     for output in outputs {
         match output {
             Output::Store(form) => delivery.store(form)?,
+            Output::Registry(form) => delivery.registry(form)?,
             Output::Archive(archive) => delivery.archive(archive)?,
             Output::Files(files) => delivery.files(files)?,
             Output::Nothing => {}
+        }
+    }
+    let pushes = std::mem::take(&mut delivery.pushes);
+    for (name, image, coding) in &pushes {
+        let descriptor = push(image, name, *coding)?;
+        progress.note(&format!("pushed {} ({})", name.familiar(), descriptor.digest));
+        // What the registry has is what others are told of.
+        if let Some(delivered) = &mut delivery.delivered {
+            delivered.descriptor = descriptor;
         }
     }
     for (name, image) in &delivery.tags {
@@ -91,20 +104,43 @@ struct Delivery<'a> {
     progress: &'a Progress,
     delivered: Option<Delivered>,
     tags: Vec<(Reference, Image)>,
+    pushes: Vec<(Reference, Image, Coding)>,
 }
+
+/// Pushes an image to a name; returns what the registry has.
+pub type Pusher<'a> = &'a dyn Fn(&Image, &Reference, Coding) -> anyhow::Result<Descriptor>;
 
 impl Delivery<'_> {
     fn store(&mut self, form: &ImageForm) -> anyhow::Result<()> {
         let image = self
             .image(form)?
             .annotated(self.store, &form.annotations.manifest)?;
-        if form.coding.is_some() {
+        if form.coding.is_some() && !form.push {
             self.progress
                 .note("compression: the store keeps layers as they are; they are compressed when they leave");
         }
         self.store.add_image(&image.manifest_digest)?;
         self.tags
             .extend(form.names.iter().map(|name| (name.clone(), image.clone())));
+        self.deliver(form, image)
+    }
+
+    /// An image that only registries get.
+    fn registry(&mut self, form: &ImageForm) -> anyhow::Result<()> {
+        let image = self.image(form)?;
+        let image = image.annotated(self.store, &form.annotations.manifest)?;
+        self.deliver(form, image)
+    }
+
+    fn deliver(&mut self, form: &ImageForm, image: Image) -> anyhow::Result<()> {
+        if form.push {
+            let coding = form.coding.unwrap_or(CODING);
+            let pushes = form
+                .names
+                .iter()
+                .map(|name| (name.clone(), image.clone(), coding));
+            self.pushes.extend(pushes);
+        }
         let size = self.store.read_blob(&image.manifest_digest, u64::MAX)?.len();
         let mut descriptor = Descriptor::new(image.manifest.media_type(), image.manifest_digest, size as u64);
         descriptor.platform = Some(image.config.platform());

@@ -5,11 +5,11 @@ use super::args::Args;
 use super::fields::Fields;
 use crate::diagnostic::{hint, usage_error};
 
-/// Looks at them; returns what the user is to be told.
+/// Looks at them.
 ///
 /// # Errors
 /// If one asks for what there is not.
-pub fn notes(args: &Args) -> anyhow::Result<Vec<String>> {
+pub fn check(args: &Args) -> anyhow::Result<()> {
     let docker = &args.docker;
     for (option, value) in [("--provenance", &docker.provenance), ("--sbom", &docker.sbom)] {
         if let Some(text) = value
@@ -32,21 +32,7 @@ pub fn notes(args: &Args) -> anyhow::Result<Vec<String>> {
             ));
         }
     }
-    for text in &args.cache.cache_to {
-        if text != "type=inline" {
-            return Err(hint(
-                anyhow::anyhow!("--cache-to {text}: writing a cache elsewhere is not supported yet"),
-                "the cache stays in the store: leave --cache-to out, or copy the store",
-            ));
-        }
-    }
-    let mut notes = Vec::new();
-    for text in &args.cache.cache_from {
-        notes.push(format!(
-            "--cache-from {text}: only the cache of the store is used"
-        ));
-    }
-    Ok(notes)
+    Ok(())
 }
 
 /// Whether an attestation is switched off: `false`, or `disabled=true` among others.

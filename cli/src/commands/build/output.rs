@@ -17,6 +17,8 @@ use crate::diagnostic::{hint, usage_error};
 pub enum Output {
     /// The store.
     Store(ImageForm),
+    /// The registries that the names say, and not the store.
+    Registry(ImageForm),
     /// An archive, or an OCI image layout.
     Archive(Archive),
     /// The image's files.
@@ -38,6 +40,8 @@ pub struct ImageForm {
     pub coding: Option<Coding>,
     /// Whose media types it has.
     pub media_types: MediaTypes,
+    /// Whether it goes to the registries that its names say as well.
+    pub push: bool,
 }
 
 /// An archive of the image.
@@ -111,9 +115,6 @@ const KINDS: [(&str, Kind); 7] = [
 /// # Errors
 /// If an option is not understood, or asks for what there is not.
 pub fn outputs(args: &OutputArgs, image: &ImageArgs) -> anyhow::Result<Vec<Output>> {
-    if args.push == Some(true) {
-        return Err(cannot_push("--push"));
-    }
     let common = ImageForm {
         names: image
             .tag
@@ -128,7 +129,10 @@ pub fn outputs(args: &OutputArgs, image: &ImageArgs) -> anyhow::Result<Vec<Outpu
         .map(|text| Output::parse(text, &common))
         .collect::<anyhow::Result<Vec<_>>>()?;
     if all.is_empty() || args.load == Some(true) {
-        all.push(Output::Store(common));
+        all.push(Output::Store(common.clone()));
+    }
+    if args.push == Some(true) {
+        push(&mut all, common)?;
     }
     for (i, output) in all.iter().enumerate() {
         if let Some(place) = output.place()
@@ -142,6 +146,31 @@ pub fn outputs(args: &OutputArgs, image: &ImageArgs) -> anyhow::Result<Vec<Outpu
         }
     }
     Ok(all)
+}
+
+/// `--push`: what goes into the store goes to registries as well; if nothing does, the image does.
+fn push(outputs: &mut Vec<Output>, mut common: ImageForm) -> anyhow::Result<()> {
+    let mut is_stored = false;
+    for output in outputs.iter_mut() {
+        if let Output::Store(form) | Output::Registry(form) = output {
+            form.push = true;
+            is_stored = true;
+            needs_names(form, || usage_error("--push needs a name"))?;
+        }
+    }
+    if !is_stored {
+        common.push = true;
+        needs_names(&common, || usage_error("--push needs a name"))?;
+        outputs.push(Output::Registry(common));
+    }
+    Ok(())
+}
+
+fn needs_names(form: &ImageForm, error: impl Fn() -> anyhow::Error) -> anyhow::Result<()> {
+    match form.push && form.names.is_empty() {
+        true => Err(hint(error(), "say where to: --tag NAME")),
+        false => Ok(()),
+    }
 }
 
 impl Output {
@@ -172,7 +201,12 @@ impl Output {
             return Err(missing);
         };
         let output = match kind {
-            Kind::Registry => return Err(cannot_push(&format!("--output {text}"))),
+            Kind::Registry => {
+                let mut form = image(&mut fields, text, common)?;
+                form.push = true;
+                needs_names(&form, || fields.wrong("it needs name=NAME"))?;
+                Self::Registry(form)
+            }
             Kind::CacheOnly => Self::Nothing,
             Kind::Local => {
                 let dest = fields.text("dest")?.filter(|dest| dest != "-");
@@ -188,6 +222,7 @@ impl Output {
             }),
             Kind::Image => {
                 let form = image(&mut fields, text, common)?;
+                needs_names(&form, || fields.wrong("it needs name=NAME"))?;
                 // Images of the store are always ready to be used.
                 for key in ["store", "unpack"] {
                     fields.boolean(key)?;
@@ -223,7 +258,7 @@ impl Output {
         match self {
             Self::Archive(archive) => Some(&archive.place),
             Self::Files(files) => Some(&files.place),
-            Self::Store(_) | Self::Nothing => None,
+            Self::Store(_) | Self::Registry(_) | Self::Nothing => None,
         }
     }
 }
@@ -246,8 +281,9 @@ fn image(fields: &mut Fields, text: &str, common: &ImageForm) -> anyhow::Result<
             form.names.push(name);
         }
     }
-    if fields.boolean("push")? == Some(true) || fields.boolean("push-by-digest")? == Some(true) {
-        return Err(cannot_push(&format!("--output {text}")));
+    form.push = fields.boolean("push")? == Some(true);
+    if fields.boolean("push-by-digest")? == Some(true) {
+        return Err(fields.wrong("push-by-digest is not supported: an image is pushed by its names"));
     }
     let mut own = Annotations::default();
     own.add_fields(&format!("--output {text}"), fields.beginning_with("annotation"))?;
@@ -268,7 +304,11 @@ fn image(fields: &mut Fields, text: &str, common: &ImageForm) -> anyhow::Result<
     Ok(form)
 }
 
-fn coding(fields: &mut Fields) -> anyhow::Result<Option<Coding>> {
+/// How layers are compressed, by the keys that docker has for it.
+///
+/// # Errors
+/// A compression that there is not, or a level that it has not.
+pub fn coding(fields: &mut Fields) -> anyhow::Result<Option<Coding>> {
     let choices = [
         ("gzip", Some(Compression::Gzip)),
         ("zstd", Some(Compression::Zstd)),
@@ -310,15 +350,12 @@ fn coding(fields: &mut Fields) -> anyhow::Result<Option<Coding>> {
     }))
 }
 
-fn reference(name: &str) -> anyhow::Result<Reference> {
+/// A name.
+///
+/// # Errors
+/// If it is none.
+pub fn reference(name: &str) -> anyhow::Result<Reference> {
     Reference::parse(name).map_err(|e| with_hint(e.hint(), e))
-}
-
-fn cannot_push(option: &str) -> anyhow::Error {
-    hint(
-        anyhow::anyhow!("{option}: pushing to a registry is not supported yet"),
-        "write an archive by --output type=oci,dest=FILE, and push that with another tool",
-    )
 }
 
 #[cfg(test)]
@@ -386,8 +423,9 @@ mod tests {
             "type=oci,compression=uncompressed,compression-level=1",
             "type=oci,compression=zstd,oci-mediatypes=false",
             "type=image,push=true",
+            "type=image,name=a,push-by-digest=true",
             "type=image,name=UPPER",
-            "type=registry,name=x",
+            "type=registry",
             "type=oci,annotation-index.a=b",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
@@ -411,7 +449,12 @@ mod tests {
             parse(&["-o", "out", "--load"]).unwrap()[..],
             [Output::Files(_), Output::Store(_)]
         ));
-        assert!(parse(&["--push"]).is_err());
+        assert!(parse(&["--push"]).is_err(), "without a name");
+        assert!(matches!(&parse(&["--push", "-t", "a"]).unwrap()[..], [Output::Store(form)] if form.push));
+        assert!(matches!(
+            &parse(&["--push", "-t", "a", "-o", "out"]).unwrap()[..],
+            [Output::Files(_), Output::Registry(form)] if form.push
+        ));
         assert!(parse(&["--push=false"]).is_ok());
         assert!(parse(&["-o", "-", "-o", "type=oci"]).is_err(), "both to stdout");
     }
