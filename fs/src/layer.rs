@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::digest::DiffId;
 
@@ -183,8 +184,8 @@ pub trait ReadAt: Send + Sync {
 
 /// Where the bytes of a tar come from.
 enum Tar {
-    /// The tar lies in the store.
-    File(File),
+    /// The tar lies in the store. The first read opens it: most layers of a deep image are never read from.
+    File { path: PathBuf, open: OnceLock<File> },
     /// It lies elsewhere. Its positions are those of the index, which need not be the ones of a real tar.
     Elsewhere(Box<dyn ReadAt>),
 }
@@ -192,7 +193,19 @@ enum Tar {
 impl Tar {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
-            Self::File(file) => file.read_exact_at(buffer, offset),
+            Self::File { path, open } => {
+                let file = match open.get() {
+                    Some(file) => file,
+                    None => {
+                        let failed = |error: io::Error| {
+                            io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
+                        };
+                        let file = File::open(path).map_err(failed)?;
+                        open.get_or_init(|| file)
+                    }
+                };
+                file.read_exact_at(buffer, offset)
+            }
             Self::Elsewhere(bytes) => bytes.read_exact_at(buffer, offset),
         }
     }
@@ -203,32 +216,17 @@ pub const TAR_FILE: &str = "tar";
 /// Name of the index within a layer's directory.
 pub const INDEX_FILE: &str = "index";
 
-/// Why a layer at rest cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LayerError {
-    /// The index is missing or damaged.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The tar cannot be opened.
-    #[error("cannot open the layer {path}")]
-    Tar {
-        /// The tar.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
 impl Layer {
     /// Opens the layer in `directory`. Neither the tar nor the index is read through.
     ///
     /// # Errors
-    /// [`LayerError`] if a file is missing, or the index is damaged.
-    pub fn open(directory: &Path) -> Result<Self, LayerError> {
-        let path = directory.join(TAR_FILE);
-        let tar = File::open(&path).map_err(|source| LayerError::Tar { path, source })?;
+    /// [`IndexError`] if the index is missing or damaged. That the tar is missing shows when it is read.
+    pub fn open(directory: &Path) -> Result<Self, IndexError> {
         let index = Index::open(&directory.join(INDEX_FILE))?;
-        let tar = Tar::File(tar);
+        let tar = Tar::File {
+            path: directory.join(TAR_FILE),
+            open: OnceLock::new(),
+        };
         Ok(Self { index, tar })
     }
 
@@ -248,12 +246,9 @@ impl Layer {
         &self.index
     }
 
-    /// The uncompressed tar, for reading at an offset; none if its bytes lie elsewhere.
-    pub fn tar(&self) -> Option<&File> {
-        match &self.tar {
-            Tar::File(file) => Some(file),
-            Tar::Elsewhere(_) => None,
-        }
+    /// Whether its bytes are not the store's.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.tar, Tar::Elsewhere(_))
     }
 
     /// Reads from the content of the file `id`, starting at byte `offset`. Returns the number of bytes read:

@@ -165,7 +165,7 @@ impl Content {
     /// gain nothing, but where the bytes come from elsewhere and are waited for.
     fn threads(&self) -> usize {
         let is_elsewhere = match self {
-            Self::Overlay(overlay) => overlay.layers().iter().any(|layer| layer.tar().is_none()),
+            Self::Overlay(overlay) => overlay.layers().iter().any(|layer| layer.is_elsewhere()),
             Self::Forest(_) => false,
         };
         match is_elsewhere {

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use mica_fs::digest::DiffId;
-use mica_fs::layer::{Layer, LayerError};
+use mica_fs::layer::Layer;
+use mica_fs::layer::index::IndexError;
 use mica_fs::store::{Store, StoreError};
 
 use super::{BuildId, BuildRecord, BuildResult, LedgerError, StepOutcome, StepRecord, keep};
@@ -62,7 +63,7 @@ pub enum FindError {
     },
     /// The layer of a failed step is damaged.
     #[error("cannot open what the failed step left")]
-    Layer(#[from] LayerError),
+    Layer(#[from] IndexError),
 }
 
 impl FindError {

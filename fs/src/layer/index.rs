@@ -12,6 +12,10 @@
 //! All numbers are little-endian. Nothing read from the file is trusted as an offset: a damaged index gives
 //! [`None`] or an error, never a panic or a read outside of the file.
 
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::digest::{DiffId, Digest};
@@ -27,6 +31,8 @@ pub use build::{Builder, Data, Encoded, InvalidEntry, Node};
 
 /// First bytes of an index file; the last one is the version of the format.
 const MAGIC: [u8; 8] = *b"micaidx\x01";
+/// Reading a file of up to so many bytes costs less than mapping it and meeting its first page.
+const SMALL: u64 = 16 << 10;
 const HEADER: usize = 128;
 const ENTRY: usize = 128;
 const NAME: usize = 20;
@@ -84,13 +90,42 @@ pub enum IndexError {
 
 /// A mapped index.
 pub struct Index {
-    map: Mapping,
+    map: Bytes,
     entries: Section,
     names: Section,
     extents: Section,
     heap: Section,
     diff_id: DiffId,
     tar_size: u64,
+}
+
+/// The bytes of the file.
+enum Bytes {
+    Mapped(Mapping),
+    Read(Box<[u8]>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl Bytes {
+    fn of(file: &File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        if size > SMALL {
+            return Mapping::of(file).map(Self::Mapped);
+        }
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(Self::Read(bytes.into_boxed_slice()))
+    }
 }
 
 /// A part of the file: its offset and its length in bytes.
@@ -101,13 +136,13 @@ struct Section {
 }
 
 impl Index {
-    /// Maps an index file and checks its header.
+    /// Maps an index file, or reads it if it is small, and checks its header.
     ///
     /// # Errors
     /// [`IndexError`] if it cannot be read, or is none of this version.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
-        let map = std::fs::File::open(path)
-            .and_then(|file| Mapping::of(&file))
+        let map = File::open(path)
+            .and_then(|file| Bytes::of(&file))
             .map_err(|source| IndexError::Read {
                 path: path.to_owned(),
                 source,
@@ -118,7 +153,7 @@ impl Index {
         })
     }
 
-    fn from_map(map: Mapping) -> Result<Self, &'static str> {
+    fn from_map(map: Bytes) -> Result<Self, &'static str> {
         let header = map.get(..HEADER).ok_or("it is too short")?;
         if header[..8] != MAGIC {
             return Err("it has another magic number");

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::{DiffId, Digest};
-use crate::layer::LayerError;
+use crate::layer::index::IndexError;
 use crate::layer::ingest::IngestError;
 
 /// Why the store cannot do what was asked.
@@ -117,7 +117,7 @@ pub enum StoreError {
         /// Its diff ID.
         diff_id: DiffId,
         /// What is wrong.
-        source: LayerError,
+        source: IndexError,
     },
     /// It cannot name an upper.
     #[error("{name:?} cannot name an upper: use letters, digits, '_', '-' and '.'")]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::{Store, StoreError, WorkDir, lock, sync_directory};
 use crate::digest::DiffId;
+use crate::layer::index::IndexError;
 use crate::layer::ingest::{decompress, ingest};
 use crate::layer::writer::Written;
-use crate::layer::{INDEX_FILE, Layer, LayerError, TAR_FILE};
+use crate::layer::{INDEX_FILE, Layer, TAR_FILE};
 
 impl Store {
     /// Opens a layer, once in the life of this store object as long as the layer is in use. The layer will not
@@ -55,7 +56,9 @@ impl Store {
     /// The caller holds the gate, and then the layer.
     fn open_layer(&self, id: &DiffId) -> Result<Arc<Layer>, StoreError> {
         let layer = Layer::open(&self.layer_path(id)).map_err(|source| match source {
-            LayerError::Tar { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            IndexError::Read { source, .. }
+                if source.kind() == io::ErrorKind::NotFound && !self.has_layer(id) =>
+            {
                 StoreError::NoLayer { diff_id: *id }
             }
             source => StoreError::Layer { diff_id: *id, source },
