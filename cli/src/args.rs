@@ -130,8 +130,6 @@ pub enum Command {
     Fsck(fsck::Args),
     Doctor(doctor::Args),
     Version(version::Args),
-    #[command(name = mount::serve::COMMAND, hide = true)]
-    ServeMount(mount::serve::Args),
     /// Wait for the end of a mount's server
     #[command(name = mount::watch::COMMAND, hide = true)]
     WatchMount,
@@ -178,7 +176,6 @@ impl Command {
             Self::Fsck(args) => fsck::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Version(args) => version::run(args, context),
-            Self::ServeMount(args) => mount::serve::run(args, context),
             Self::WatchMount => mount::watch::run(),
         }
     }

@@ -21,6 +21,7 @@ mod registries;
 mod render;
 mod signals;
 mod source;
+mod sys;
 mod volume;
 
 use args::Cli;

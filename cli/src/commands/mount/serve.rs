@@ -2,103 +2,67 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use mica_fs::digest::Digest;
 use mica_fs::mount::{self, Content, Means, MountError, Mounted, Permissions, Place};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::ForkResult;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::record::{self, Record};
 use super::{What, control, explain, watch};
 use crate::config::Context;
-
-/// The hidden command that is a server.
-pub const COMMAND: &str = "__serve-mount";
+use crate::sys;
 
 /// What the background server says on its stdout when the mount answers.
 const READY: &[u8] = b"ready\n";
 
-/// Serve a mount in the background, for `mica mount`
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    what: What,
-    /// The directory to mount on
-    directory: PathBuf,
-}
-
-/// Starts a server that goes on in the background; returns when the mount answers.
+/// Starts a server that goes on in the background: a copy of this process, which has done nothing yet. Returns when the
+/// mount answers, and in the server when it has ended.
 ///
 /// # Errors
-/// If the server cannot be started. What keeps it from mounting it says itself, on our stderr.
+/// If the server cannot be started. What keeps it from mounting is its own error, on the same stderr.
 pub fn background(what: &What, directory: &Path, context: &Context) -> anyhow::Result<ExitCode> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = Command::new(program);
-    command
-        .arg("--root")
-        .arg(context.root())
-        .arg(COMMAND)
-        .args(what.to_args());
-    let mut server = command
-        .arg("--")
-        .arg(&what.image)
-        .arg(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start the server of the mount")?;
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let server = match sys::fork().context("cannot start the server of the mount")? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            drop(reader);
+            nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+            nix::unistd::dup2_stdout(&writer)?;
+            drop(writer);
+            return serve_alone(what, directory, context);
+        }
+    };
+    drop(writer);
     let mut said = Vec::new();
-    if let Some(stdout) = &mut server.stdout {
-        stdout.take(READY.len() as u64).read_to_end(&mut said)?;
-    }
+    reader.take(READY.len() as u64).read_to_end(&mut said)?;
     if said == READY {
         return Ok(ExitCode::SUCCESS);
     }
-    let status = server.wait()?;
-    anyhow::ensure!(
-        status.code().is_some(),
-        "the server of the mount ended with {status}"
-    );
-    Ok(ExitCode::FAILURE)
-}
-
-impl What {
-    /// The options as arguments for another process.
-    fn to_args(&self) -> Vec<String> {
-        let mut args = Vec::new();
-        for (wanted, option) in [
-            (self.rw, "--rw"),
-            (self.dev, "--dev"),
-            (self.suid, "--suid"),
-            (self.all, "--all"),
-        ] {
-            args.extend(wanted.then(|| option.to_owned()));
-        }
-        args.extend(self.upper.iter().map(|name| format!("--upper={name}")));
-        args.extend(self.layers.iter().map(|number| format!("--layers={number}")));
-        args
+    match waitpid(server, None).context("cannot wait for the server of the mount")? {
+        WaitStatus::Exited(..) => Ok(ExitCode::FAILURE),
+        status => anyhow::bail!("the server of the mount ended: {status:?}"),
     }
 }
 
 /// The background server's life.
-///
-/// # Errors
-/// What keeps it from mounting, or how the session failed.
-pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+fn serve_alone(what: &What, directory: &Path, context: &Context) -> anyhow::Result<ExitCode> {
     // A terminal that is closed shall not end it.
     nix::unistd::setsid().context("cannot leave the session")?;
-    let directory = std::path::absolute(&args.directory)?;
+    let directory = std::path::absolute(directory)?;
     std::env::set_current_dir("/")?;
     let log = context
         .root()
         .join("mounts")
         .join(format!("{}.log", std::process::id()));
     let log_file = log.clone();
-    let result = serve(&args.what, &directory, context, move || go_quiet(&log_file));
+    let result = serve(what, &directory, context, move || go_quiet(&log_file));
     record::remove_empty_log(&log);
     result
 }
