@@ -19,7 +19,7 @@ fn what_is_wasted_is_told_by_layer_and_path() {
     let told = scene.mica(["analyze", "app"]).ok();
     told.says("duplicated  100kB")
         .says("deleted     30kB")
-        .says("2 duplicated, 5 duplicated   /app/big")
+        .says("3 duplicated, 6 duplicated    /app/big")
         .says("Dockerfile:3  RUN chmod 700 /app/big")
         .says("--optimize=fold");
     let json = scene.mica(["analyze", "--format", "json", "app"]).ok().json();

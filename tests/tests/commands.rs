@@ -26,9 +26,10 @@ fn id(scene: &Scene, image: &str) -> String {
     shown[0]["Id"].as_str().expect("an ID").to_owned()
 }
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 26] = [
     "build", "images", "tag", "rmi", "history", "inspect", "save", "load", "import", "mount", "umount",
-    "mounts", "ls", "cat", "cp", "diff", "run", "prune", "df", "fsck", "doctor", "version",
+    "mounts", "ls", "cat", "cp", "diff", "log", "blame", "analyze", "explore", "run", "prune", "df", "fsck",
+    "doctor", "version",
 ];
 
 #[test]
@@ -52,6 +53,9 @@ fn what_lists_something_can_say_it_as_json() {
         vec!["mounts"],
         vec!["ls", "made:1"],
         vec!["diff", "made:1"],
+        vec!["log", "made:1", "/d"],
+        vec!["blame", "made:1"],
+        vec!["analyze", "made:1"],
         vec!["df"],
         vec!["version"],
     ] {

@@ -25,22 +25,22 @@ fn the_log_tells_each_instruction_with_its_line() {
     for (line, instruction, what) in [
         (
             0,
-            "layer 5  Dockerfile:9  RUN rm -r /srv/app",
+            "layer 5  ctx/Dockerfile:9  RUN rm -r /srv/app",
             "changed content 8B → 6B, mode 0600 → 0644, owner 7:8 → 0:0",
         ),
         (
             2,
-            "layer 4  Dockerfile:8  RUN chmod 600",
+            "layer 4  ctx/Dockerfile:8  RUN chmod 600",
             "changed mode 0644 → 0600, owner 0:0 → 7:8",
         ),
         (
             4,
-            "layer 3  Dockerfile:6  RUN echo two",
+            "layer 3  ctx/Dockerfile:6  RUN echo two",
             "changed content 4B → 8B",
         ),
         (
             6,
-            "layer 2  Dockerfile:5  RUN mkdir /srv/app",
+            "layer 2  ctx/Dockerfile:5  RUN mkdir /srv/app",
             "created file 0644 0:0 4B",
         ),
     ] {
@@ -117,7 +117,7 @@ RUN echo 2 > /srv/app/new
         .map(|line| {
             (
                 line.chars().next().expect("a layer"),
-                line.contains("  Dockerfile:"),
+                line.contains("  ctx/Dockerfile:"),
             )
         })
         .collect();
@@ -134,11 +134,17 @@ RUN echo 2 > /srv/app/new
             .to_owned()
     };
     assert!(
-        line_of(" copied").contains("Dockerfile:3  COPY file /srv/app/copied"),
+        line_of(" copied").contains("ctx/Dockerfile:3  COPY file"),
         "{blamed}"
     );
-    assert!(line_of(" new").contains("Dockerfile:4  RUN echo 2"), "{blamed}");
-    assert!(line_of(" last").contains("Dockerfile:2  RUN echo 3"), "{blamed}");
+    assert!(
+        line_of(" new").contains("ctx/Dockerfile:4  RUN echo 2"),
+        "{blamed}"
+    );
+    assert!(
+        line_of(" last").contains("ctx/Dockerfile:2  RUN echo 3"),
+        "{blamed}"
+    );
     let one = scene.mica(["blame", "app", "/srv/app/old"]).ok().stdout();
     assert!(one.starts_with('2') && one.lines().count() == 1, "{one}");
     let all = scene

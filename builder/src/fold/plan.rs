@@ -35,10 +35,12 @@ pub struct Slot {
 pub enum What {
     /// The finished image shows this node there, or this directory among others.
     Live(EntryId),
-    /// It says nothing that a lower layer will not say as well.
+    /// The finished image is the same without it.
     Folded,
-    /// The finished image shows nothing of it. What is below it in this layer has no slot.
+    /// The finished image shows nothing of it, but it hides what lower layers have there, unless that goes. What is below
+    /// it in this layer has no slot.
     Dead,
+    /// It hides what lower layers have there, unless that goes.
     Whiteout,
 }
 
@@ -77,6 +79,7 @@ impl LayerPlan {
                 Some(found) => found.origin == own(id),
                 None => false,
             };
+            let hides = || lowers.resolve_in(layer, &path).is_some();
             let place = plan.slots.len();
             let what = match slot {
                 IndexSlot::Entry(id) if is_live(id) => {
@@ -96,9 +99,10 @@ impl LayerPlan {
                 }
                 IndexSlot::Entry(id) => {
                     plan.names.entry(id).or_default().push(place);
-                    What::Dead
+                    if hides() { What::Dead } else { What::Folded }
                 }
-                IndexSlot::Whiteout => What::Whiteout,
+                IndexSlot::Whiteout if hides() => What::Whiteout,
+                IndexSlot::Whiteout => What::Folded,
                 // The caller has seen to it that there is none.
                 IndexSlot::Link(_) => continue,
             };

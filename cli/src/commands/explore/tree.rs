@@ -132,7 +132,7 @@ pub struct Row {
     /// What is there, or was.
     pub node: Node,
     pub mark: Mark,
-    /// Of a directory: whether something below it differs.
+    /// Of a directory that is in both trees: whether something below it differs.
     pub touched: bool,
     /// Of a directory: whether what is in it is shown.
     pub open: bool,
@@ -184,9 +184,10 @@ fn children(stack: &Stack, heights: Heights, delta: &Delta, directory: &ImagePat
     let depth = directory.components().count();
     let row = |(name, node): (Vec<u8>, Node)| {
         let path = directory.join(&name);
+        let mark = delta.mark(&path);
         Row {
-            mark: delta.mark(&path),
-            touched: node.is_directory() && delta.is_touched(&path),
+            mark,
+            touched: matches!(mark, Mark::Same | Mark::Changed) && delta.is_touched(&path),
             open: false,
             depth,
             node,
@@ -196,15 +197,19 @@ fn children(stack: &Stack, heights: Heights, delta: &Delta, directory: &ImagePat
     names.into_iter().map(row).collect()
 }
 
-/// The bytes of the files in each directory of a tree, with all that is below it.
+/// The bytes of the files in each directory of a tree, with all that is below it. A file with several names counts where
+/// it is met first, as with du(1).
 pub fn directory_sizes(stack: &Stack, height: usize) -> HashMap<ImagePath, u64> {
     let mut sizes: HashMap<ImagePath, u64> = HashMap::new();
     let mut order = Vec::new();
+    let mut counted = HashSet::new();
     let mut todo = vec![ImagePath::root()];
     while let Some(directory) = todo.pop() {
         let mut own = 0;
         for (name, node) in stack.view(height).children(&directory) {
-            own += node.size;
+            if node.size > 0 && counted.insert(node.origin) {
+                own += node.size;
+            }
             if node.is_directory() {
                 todo.push(directory.join(name));
             }
