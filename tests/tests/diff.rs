@@ -94,7 +94,7 @@ fn a_patch_a_tree_and_json_tell_the_same() {
     scene.write("patch", &patch);
     // What the patch says is what another program makes of it.
     scene
-        .shell("sed '/^diff --git a.link/,/^diff/d; /^Binary/d' patch > text && cd work && patch -p1 < ../text && cat etc/motd")
+        .shell("sed '/^diff --git a.link/,/^diff/d; /^diff --git a.binary/,/^Binary/d' patch > text && cd work && patch -p1 < ../text && cat etc/motd")
         .ok()
         .says("one\n2\nthree\n");
     assert!(

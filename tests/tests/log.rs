@@ -8,24 +8,24 @@ const DOCKERFILE: &str = "\
 FROM base
 
 ENV A=1
-RUN mkdir /srv/app && echo one > /srv/app/conf && echo x > /srv/app/gone
-RUN echo two >> /srv/app/conf \\
- && rm /srv/app/gone
-RUN chmod 600 /srv/app/conf && chown 7:8 /srv/app/conf
-RUN rm -r /srv/app && mkdir /srv/app && echo three > /srv/app/conf
+RUN mkdir /app && echo one > /app/conf && echo x > /app/gone
+RUN echo two >> /app/conf \\
+ && rm /app/gone
+RUN chmod 600 /app/conf && chown 7:8 /app/conf
+RUN rm -r /app && mkdir /app && echo three > /app/conf
 ";
 
 #[test]
 fn the_log_tells_each_instruction_with_its_line() {
     let Some(scene) = Scene::with_base() else { return };
     scene.build(DOCKERFILE, ["-t", "app"]).ok();
-    let log = scene.mica(["log", "app", "/srv/app/conf"]).ok().stdout();
+    let log = scene.mica(["log", "app", "/app/conf"]).ok().stdout();
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines.len(), 8, "{log}");
     for (line, instruction, what) in [
         (
             0,
-            "layer 5  ctx/Dockerfile:9  RUN rm -r /srv/app",
+            "layer 5  ctx/Dockerfile:9  RUN rm -r /app",
             "changed content 8B → 6B, mode 0600 → 0644, owner 7:8 → 0:0",
         ),
         (
@@ -40,7 +40,7 @@ fn the_log_tells_each_instruction_with_its_line() {
         ),
         (
             6,
-            "layer 2  ctx/Dockerfile:5  RUN mkdir /srv/app",
+            "layer 2  ctx/Dockerfile:5  RUN mkdir /app",
             "created file 0644 0:0 4B",
         ),
     ] {
@@ -48,12 +48,12 @@ fn the_log_tells_each_instruction_with_its_line() {
         assert!(lines[line + 1].contains(what), "{what}\n{log}");
     }
     scene
-        .mica(["log", "app", "/srv/app/gone"])
+        .mica(["log", "app", "/app/gone"])
         .ok()
         .says("deleted")
         .says("created");
     scene
-        .mica(["log", "app:/srv/app"])
+        .mica(["log", "app:/app"])
         .ok()
         .says("in it 0 added, 1 changed, 1 deleted");
     scene
@@ -67,21 +67,21 @@ fn each_version_of_a_file_can_be_read() {
     let Some(scene) = Scene::with_base() else { return };
     scene.build(DOCKERFILE, ["-t", "app"]).ok();
     for (layer, text) in [("2", "one\n"), ("3", "one\ntwo\n"), ("5", "three\n")] {
-        let shown = scene.mica(["log", "--show", layer, "app", "/srv/app/conf"]).ok();
+        let shown = scene.mica(["log", "--show", layer, "app", "/app/conf"]).ok();
         assert_eq!(shown.stdout(), text);
-        assert_eq!(scene.cat(&format!("app@layer:{layer}"), "/srv/app/conf"), text);
+        assert_eq!(scene.cat(&format!("app@layer:{layer}"), "/app/conf"), text);
     }
     scene
-        .mica(["log", "--show", "1", "app", "/srv/app/conf"])
+        .mica(["log", "--show", "1", "app", "/app/conf"])
         .fails()
         .says("was not there in layer 1");
-    let patch = scene.mica(["log", "-p", "app", "/srv/app/conf"]).ok();
+    let patch = scene.mica(["log", "-p", "app", "/app/conf"]).ok();
     patch
         .says("-one\n-two\n+three\n")
         .says("+two\n")
         .says("new owner 7:8");
     let json = scene
-        .mica(["log", "--format", "json", "app", "/srv/app/conf"])
+        .mica(["log", "--format", "json", "app", "/app/conf"])
         .ok()
         .json_lines();
     assert_eq!(json.len(), 4);
@@ -101,17 +101,17 @@ fn blame_names_the_instruction_of_each_path() {
     let Some(scene) = Scene::with_base() else { return };
     let dockerfile = "\
 FROM base
-RUN mkdir /srv/app && echo 1 > /srv/app/old && echo 1 > /srv/app/new
-COPY file /srv/app/copied
-RUN echo 2 > /srv/app/new
+RUN mkdir /app && echo 1 > /app/old && echo 1 > /app/new
+COPY file /app/copied
+RUN echo 2 > /app/new
 ";
     scene.write("ctx/file", "copied\n");
     scene.build(dockerfile, ["-t", "first"]).ok();
     // What the image stands on was built here as well.
     scene
-        .build("FROM first\nRUN echo 3 > /srv/app/last\n", ["-t", "app"])
+        .build("FROM first\nRUN echo 3 > /app/last\n", ["-t", "app"])
         .ok();
-    let blamed = scene.mica(["blame", "app", "/srv/app"]).ok().stdout();
+    let blamed = scene.mica(["blame", "app", "/app"]).ok().stdout();
     let layers: Vec<(char, bool)> = blamed
         .lines()
         .map(|line| {
@@ -145,15 +145,15 @@ RUN echo 2 > /srv/app/new
         line_of(" last").contains("ctx/Dockerfile:2  RUN echo 3"),
         "{blamed}"
     );
-    let one = scene.mica(["blame", "app", "/srv/app/old"]).ok().stdout();
+    let one = scene.mica(["blame", "app", "/app/old"]).ok().stdout();
     assert!(one.starts_with('2') && one.lines().count() == 1, "{one}");
     let all = scene
-        .mica(["blame", "-R", "--format", "json", "app", "/srv"])
+        .mica(["blame", "-R", "--format", "json", "app", "/app"])
         .ok()
         .json_lines();
     let old = all
         .iter()
-        .find(|one| one["Path"] == "/srv/app/old")
+        .find(|one| one["Path"] == "/app/old")
         .expect("it is there");
     assert_eq!(
         (&old["Layer"], &old["Line"], &old["Node"]["Size"]),
