@@ -12,14 +12,14 @@ use mica_fs::digest::DiffId;
 use mica_fs::layer::index::{Entry, EntryId};
 use mica_fs::layer::rewrite::{self, Edit, Fate};
 use mica_fs::layer::writer::{LayerWriter, WriteError};
-use mica_fs::layer::{Layer, Metadata};
+use mica_fs::layer::{Kind, Layer, Metadata};
 use mica_fs::overlay::Lowers;
 use mica_fs::path::ImagePath;
 use mica_fs::store::{Store, StoreError};
 use serde_json::json;
 
 use crate::cache::{self, Key};
-use plan::{LayerPlan, Plan};
+use plan::{LayerPlan, Plan, Slot, What};
 
 mod plan;
 mod same;
@@ -89,12 +89,11 @@ pub fn fold(
         .collect())
 }
 
+/// Writes the layer of that number, counted from the base, as it is to become.
+type Make<'a> = dyn FnMut(usize, &Edited) -> Result<Arc<Layer>, FoldError> + 'a;
+
 /// Folds all layers of `old` above the lowest `base`; `make` writes one that is to change.
-fn fold_stack(
-    old: &Lowers,
-    base: usize,
-    make: &mut dyn FnMut(usize, &Edited) -> Result<Arc<Layer>, FoldError>,
-) -> Result<Vec<Option<Arc<Layer>>>, FoldError> {
+fn fold_stack(old: &Lowers, base: usize, make: &mut Make<'_>) -> Result<Vec<Option<Arc<Layer>>>, FoldError> {
     let (below, own) = old.layers().split_at(base);
     // What a link to a layer below means depends on what would be moved.
     if own.len() < 2 || have_links_below(own) {
@@ -164,67 +163,70 @@ impl Edit for Edited {
 impl LayerPlan {
     /// Decides what depends on the layers below as they have become: a whiteout stays only if it hides something, and a
     /// directory only if there is something to say of it.
-    fn settle(self, layer: &Arc<Layer>, below: &Lowers) -> Settled {
-        let index = layer.index();
-        let mut metadata = self.metadata;
-        let mut fates: Vec<Fate> = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            let hides = || below.resolve(&slot.path).is_some();
-            fates.push(match slot.what {
-                plan::What::Live(_) => Fate::Keep,
-                plan::What::Folded => Fate::Drop,
-                plan::What::Dead if hides() => Fate::Hide,
-                plan::What::Whiteout if hides() => Fate::Keep,
-                plan::What::Dead | plan::What::Whiteout => Fate::Drop,
-            });
-        }
+    fn settle(mut self, layer: &Arc<Layer>, below: &Lowers) -> Settled {
+        let hides = |slot: &Slot| below.resolve(&slot.path).is_some();
+        let fate = |slot: &Slot| match slot.what {
+            What::Live(_) => Fate::Keep,
+            What::Folded => Fate::Drop,
+            What::Dead if hides(slot) => Fate::Hide,
+            What::Whiteout if hides(slot) => Fate::Keep,
+            What::Dead | What::Whiteout => Fate::Drop,
+        };
+        let mut fates: Vec<Fate> = self.slots.iter().map(fate).collect();
         // From the last to the first, so that what is in a directory is decided before it.
         let mut holds = vec![false; self.slots.len()];
-        for (number, slot) in self.slots.iter().enumerate().rev() {
-            if let plan::What::Live(id) = slot.what
-                && !holds[number]
-                && fates[number] == Fate::Keep
-                && let Some(entry) = index.entry(id)
-                && entry.kind() == mica_fs::layer::Kind::Directory
-                && !entry.is_opaque()
-            {
-                let said = metadata.get(&id).cloned();
-                let said = said.or_else(|| (!entry.is_implicit()).then(|| rewrite::metadata(&entry)));
-                let is_there = below
-                    .resolve(&slot.path)
-                    .filter(|found| found.kind == entry.kind());
-                match (is_there.map(|found| below.metadata(&found)), said) {
-                    // Nothing is new.
-                    (Some(there), Some(said)) if there == said => fates[number] = Fate::Drop,
-                    (Some(_), None) => fates[number] = Fate::Drop,
-                    // It was there only for the sake of what is gone from it.
-                    (None, None) if !slot.path.is_root() => {
-                        metadata.insert(id, rewrite::metadata(&entry));
-                    }
-                    (None, None) => fates[number] = Fate::Drop,
-                    (_, Some(_)) => {}
-                }
+        for number in (0..self.slots.len()).rev() {
+            if fates[number] == Fate::Keep && !holds[number] {
+                fates[number] = self.empty_directory(number, layer, below);
             }
             if fates[number] != Fate::Drop
-                && let Some(parent) = slot.parent
+                && let Some(parent) = self.slots[number].parent
             {
                 holds[parent] = true;
             }
         }
-        let is_same = metadata.is_empty() && fates.iter().all(|fate| *fate == Fate::Keep);
-        let is_empty = fates.first().is_none_or(|root| *root == Fate::Drop);
-        let changed = fates
-            .into_iter()
-            .zip(self.slots)
-            .filter(|(fate, _)| *fate != Fate::Keep);
-        match (is_same, is_empty) {
-            (true, _) => Settled::Same,
-            (_, true) => Settled::Empty,
-            _ => Settled::Changed(Edited {
-                layer: Arc::clone(layer),
-                fates: changed.map(|(fate, slot)| (slot.path, fate)).collect(),
-                metadata,
-            }),
+        if fates.first().is_none_or(|root| *root == Fate::Drop) {
+            return Settled::Empty;
+        }
+        if self.metadata.is_empty() && fates.iter().all(|fate| *fate == Fate::Keep) {
+            return Settled::Same;
+        }
+        let slots = self.slots.into_iter().zip(fates);
+        let changed = slots.filter(|(_, fate)| *fate != Fate::Keep);
+        Settled::Changed(Edited {
+            layer: Arc::clone(layer),
+            fates: changed.map(|(slot, fate)| (slot.path, fate)).collect(),
+            metadata: self.metadata,
+        })
+    }
+
+    /// What becomes of a slot with nothing below it. Only a directory may go: if it says what is there already, or was
+    /// there for the sake of what is gone from it.
+    fn empty_directory(&mut self, number: usize, layer: &Layer, below: &Lowers) -> Fate {
+        let slot = &self.slots[number];
+        let What::Live(id) = slot.what else {
+            return Fate::Keep;
+        };
+        let directory = layer.index().entry(id);
+        let Some(entry) = directory.filter(|entry| entry.kind() == Kind::Directory && !entry.is_opaque())
+        else {
+            return Fate::Keep;
+        };
+        let own = || (!entry.is_implicit()).then(|| rewrite::metadata(&entry));
+        let said = self.metadata.get(&id).cloned().or_else(own);
+        let there = below
+            .resolve(&slot.path)
+            .filter(|found| found.kind == Kind::Directory);
+        match (there.map(|found| below.metadata(&found)), said) {
+            (Some(there), Some(said)) if there == said => Fate::Drop,
+            (Some(_), None) => Fate::Drop,
+            (None, None) if slot.path.is_root() => Fate::Drop,
+            (None, None) => {
+                // The finished image shows it, so now it has to be told.
+                self.metadata.insert(id, rewrite::metadata(&entry));
+                Fate::Keep
+            }
+            (_, Some(_)) => Fate::Keep,
         }
     }
 }

@@ -154,14 +154,16 @@ pub fn what(version: &Version) -> String {
         },
         (Some(_), Some(_)) if version.is_stored_again() => "stored again as it was".to_owned(),
         (Some(old), Some(new)) => {
-            let precision = if new.is_directory() {
-                Precision::Meaning
-            } else {
-                Precision::Times
+            // A time is of interest only if nothing else changed.
+            let told = match differences(old, new, Precision::Meaning) {
+                nothing if nothing.is_empty() && !new.is_directory() => {
+                    differences(old, new, Precision::Times)
+                }
+                told => told,
             };
-            match differences(old, new, precision) {
-                empty if empty.is_empty() => String::new(),
-                differences => format!("changed {differences}"),
+            match told.is_empty() {
+                true => told,
+                false => format!("changed {told}"),
             }
         }
     };
