@@ -9,6 +9,7 @@ use mica_fs::overlay::{self, Attr, Changes, Follow, Ino, Overlay, Owner, Source}
 use mica_fs::path::ImagePath;
 
 use super::sources::{Pivot, Selected, Sources};
+use super::times::Kept;
 use super::{Archives, CopyError, Placement, clean, parents, write};
 use crate::context::DIRECTORY_MTIME;
 use crate::dockerfile::Chmod;
@@ -235,10 +236,16 @@ impl<'a> Copier<'a> {
         if let Some(first) = group.and_then(|g| self.link_groups.get(&g)) {
             return self.link(*first, dir, name, to);
         }
+        let mut metadata = self.metadata(node);
+        let kept = self.kept(to, node, &mut metadata, || sources.tree.digest(from, node))?;
         let source = match node.kind {
-            Kind::File => match sources.tree.content(from, node)? {
-                Content::Host(file) => Source::Host(file),
-                Content::Layer(layer, entry) => Source::Layer(layer, entry),
+            // Opening and reading many small files takes longer than copying what the last layer has of them.
+            Kind::File => match kept.and_then(|kept| kept.content) {
+                Some((layer, entry)) => Source::Layer(layer, entry),
+                None => match sources.tree.content(from, node)? {
+                    Content::Host(file) => Source::Host(file),
+                    Content::Layer(layer, entry) => Source::Layer(layer, entry),
+                },
             },
             Kind::Symlink => Source::Symlink(&node.target),
             Kind::CharDevice => Source::CharDevice(node.device),
@@ -247,7 +254,6 @@ impl<'a> Copier<'a> {
             // A socket is of no use in an image, and a tar cannot hold it.
             Kind::Socket | Kind::Directory => return Ok(()),
         };
-        let metadata = self.dated(to, node, || sources.tree.digest(from, node))?;
         let ino = self.put_in(dir, to, &metadata, source)?;
         if let Some(group) = group {
             self.link_groups.insert(group, ino);
@@ -316,10 +322,10 @@ impl<'a> Copier<'a> {
     /// Puts something that is no file of a tree.
     fn put(&self, to: &ImagePath, node: &Node, source: Source<'_>) -> Result<Ino, CopyError> {
         let (dir, _) = self.place_of(to)?;
-        let metadata = match node.kind {
-            Kind::Directory => self.dated(to, node, || Ok(Digest::of(b"")))?,
-            _ => self.metadata(node),
-        };
+        let mut metadata = self.metadata(node);
+        if node.kind == Kind::Directory {
+            self.kept(to, node, &mut metadata, || Ok(Digest::of(b"")))?;
+        }
         self.put_in(dir, to, &metadata, source)
     }
 
@@ -357,20 +363,22 @@ impl<'a> Copier<'a> {
         changed.map(|_| ()).map_err(|e| write(path, e))
     }
 
-    /// The metadata of a copy with the time that it keeps.
-    fn dated(
+    /// What a copy keeps of the one before it. Its metadata gets the time.
+    fn kept(
         &self,
         to: &ImagePath,
         node: &Node,
+        metadata: &mut Metadata,
         digest: impl FnOnce() -> Result<Digest, TreeError>,
-    ) -> Result<Metadata, CopyError> {
-        let mut metadata = self.metadata(node);
-        if let Some(earlier) = &self.placement.earlier
-            && let Some(time) = earlier.time(to, &metadata, node, digest)?
-        {
-            metadata.mtime = time;
+    ) -> Result<Option<Kept>, CopyError> {
+        let Some(earlier) = &self.placement.earlier else {
+            return Ok(None);
+        };
+        let kept = earlier.kept(to, metadata, node, digest)?;
+        if let Some(kept) = &kept {
+            metadata.mtime = kept.time;
         }
-        Ok(metadata)
+        Ok(kept)
     }
 
     fn metadata(&self, node: &Node) -> Metadata {

@@ -7,12 +7,15 @@ use mica_fs::overlay::{Options, SetXattr, Upper};
 
 use mica_fs::digest::Digest;
 use mica_fs::layer::Kind;
+use mica_fs::layer::writer::LayerWriter;
 use mica_fs::overlay::{Attr, Changes, Follow, Ino, Overlay};
+use mica_fs::store::Store;
 
 use super::*;
 use crate::context::Context;
 use crate::context::DIRECTORY_MTIME;
 use crate::ignore::Ignore;
+use crate::tree::{ImageTree, Tree as _};
 
 /// A build context and an overlay that takes copies of it.
 struct World {
@@ -528,4 +531,39 @@ fn a_directory_gives_what_is_in_it_and_not_its_mode() {
         [mode("/p"), mode("/p/d"), mode("/p/d/sub")],
         [0o755, 0o700, 0o710]
     );
+}
+
+#[test]
+fn what_is_as_it_was_is_not_read_again() {
+    let world = World::new();
+    world.write("d/same", "same").write("d/changed", "old");
+    world.copy(&["d"], "/o").expect("copied");
+    let store = Store::open(&world.directory.path().join("store")).expect("a store");
+    let work = store.work_dir().expect("a directory");
+    let mut writer = LayerWriter::new(work.path()).expect("a layer");
+    mica_fs::snapshot::pack(&world.overlay, &mut writer).expect("packed");
+    let layer = store.publish_layer(work, &writer.finish().expect("written"));
+    let earlier = Earlier::new(layer.expect("published"));
+
+    let again = World::new();
+    again.write("d/same", "same").write("d/changed", "new");
+    let placement = Placement {
+        earlier: Some(earlier),
+        ..placement("/o")
+    };
+    again.copy_by(&["d"], &placement, &[]).expect("copied");
+    // A file of the host is read when the layer is made: this one is not.
+    fs::remove_file(again.context().join("d/same")).expect("removed");
+    let work = store.work_dir().expect("a directory");
+    let mut writer = LayerWriter::new(work.path()).expect("a layer");
+    mica_fs::snapshot::pack(&again.overlay, &mut writer).expect("packed");
+    let layer = store.publish_layer(work, &writer.finish().expect("written"));
+    let tree = ImageTree::new(vec![layer.expect("published")]);
+    let digest = |path: &str| {
+        let path = image_path(path);
+        let node = tree.node(&path).expect("read").expect("there");
+        tree.digest(&path, &node).expect("known")
+    };
+    assert_eq!(digest("/o/same"), Digest::of(b"same"));
+    assert_eq!(digest("/o/changed"), Digest::of(b"new"));
 }

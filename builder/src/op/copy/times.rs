@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use mica_fs::digest::Digest;
+use mica_fs::layer::index::EntryId;
 use mica_fs::layer::{Kind, Layer, Metadata, Timestamp};
 use mica_fs::overlay::Lowers;
 use mica_fs::path::ImagePath;
@@ -25,23 +26,31 @@ impl fmt::Debug for Earlier {
     }
 }
 
+/// What a copy has in common with the one before it.
+pub struct Kept {
+    /// Its time.
+    pub time: Timestamp,
+    /// Of a file: where its bytes lie already, in one piece with those of its neighbours.
+    pub content: Option<(Arc<Layer>, EntryId)>,
+}
+
 impl Earlier {
     /// That layer.
     pub fn new(layer: Arc<Layer>) -> Self {
         Self(Arc::new(Lowers::new(vec![layer])))
     }
 
-    /// The time that `to` had, if it had this metadata but for the time, and the content that `digest` tells of a file.
+    /// What `to` keeps, if it had this metadata but for the time, and the content that `digest` tells of a file.
     ///
     /// # Errors
     /// What `digest` reports.
-    pub fn time(
+    pub fn kept(
         &self,
         to: &ImagePath,
         metadata: &Metadata,
         node: &Node,
         digest: impl FnOnce() -> Result<Digest, TreeError>,
-    ) -> Result<Option<Timestamp>, TreeError> {
+    ) -> Result<Option<Kept>, TreeError> {
         let Some(found) = self.0.resolve(to).filter(|found| found.kind == node.kind) else {
             return Ok(None);
         };
@@ -57,6 +66,10 @@ impl Earlier {
                 Kind::CharDevice | Kind::BlockDevice => entry.device() == node.device,
                 Kind::Directory | Kind::Fifo | Kind::Socket => true,
             };
-        Ok(is_same.then_some(before.mtime))
+        let layer = self.0.layer(found.origin).cloned();
+        Ok(is_same.then(|| Kept {
+            time: before.mtime,
+            content: layer.map(|layer| (layer, found.origin.entry)),
+        }))
     }
 }
