@@ -55,7 +55,7 @@ pub enum PullError {
         /// The blob.
         digest: Digest,
         /// What is wrong with it.
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// The store failed.
     #[error(transparent)]

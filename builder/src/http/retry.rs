@@ -19,7 +19,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// A failed attempt.
 pub(crate) struct Failed<E> {
     /// Why.
-    pub error: E,
+    pub error: Box<E>,
     /// Whether another attempt may do better.
     pub is_passing: bool,
     /// How long the server asks to wait before it.
@@ -30,7 +30,7 @@ impl From<HttpError> for Failed<HttpError> {
     fn from(error: HttpError) -> Self {
         Self {
             is_passing: error.is_passing(),
-            error,
+            error: Box::new(error),
             pause: None,
         }
     }
@@ -51,11 +51,11 @@ pub(crate) fn retry<T, E: From<HttpError> + Display>(
             Err(failed) => failed,
         };
         let Some(&own) = pauses.next().filter(|_| failed.is_passing) else {
-            return Err(failed.error);
+            return Err(*failed.error);
         };
         let pause = failed.pause.unwrap_or(own);
         if pause > MAX_RETRY_AFTER {
-            return Err(failed.error);
+            return Err(*failed.error);
         }
         tracing::info!(error = %failed.error, ?pause, "trying again");
         wait(jittered(pause), stopped);

@@ -205,7 +205,7 @@ impl Fetcher<'_> {
         PullError::Layer {
             name: self.name.clone(),
             digest: job.digest,
-            source,
+            source: Box::new(source),
         }
     }
 

@@ -194,7 +194,7 @@ impl Session<'_> {
         let is_last = self.endpoint.is_mirror() || matches!(call.body, Body::Stream(..));
         let failed = |error: RegistryError| Failed {
             is_passing: error.is_passing() && !is_last,
-            error,
+            error: Box::new(error),
             pause: None,
         };
         let response = self.authorized(call).map_err(failed)?;
