@@ -225,10 +225,12 @@ fn is_read(seen: &Presence) -> bool {
     seen.kind == Kind::File && seen.content.is_some()
 }
 
-/// Visits the files of a layer with their sizes.
+/// Visits the files of a layer with their sizes; one with several names once.
 fn files_of(layer: &Layer, each: &mut dyn FnMut(&ImagePath, u64)) {
+    let mut seen = HashSet::new();
     visit(layer, &mut |path, slot| {
         if let Slot::Entry(id) = slot
+            && seen.insert(*id)
             && let Some(entry) = layer.index().entry(*id)
             && entry.kind() == Kind::File
         {
