@@ -79,7 +79,7 @@ impl Fetcher<'_> {
         let state = match self.is_there(job)? {
             true => LayerState::Exists,
             false if self.store.hold_blob(&job.digest)? => {
-                self.from_blob(job)?;
+                self.take_blob(job)?;
                 LayerState::Done
             }
             false => {
@@ -130,7 +130,7 @@ impl Fetcher<'_> {
     }
 
     /// The store has the blob, but not the layer.
-    fn from_blob(&self, job: &Job) -> Result<(), PullError> {
+    fn take_blob(&self, job: &Job) -> Result<(), PullError> {
         let file = self.store.open_blob(&job.digest)?;
         let mut bytes = Verifying::new(file, job.digest, job.size);
         self.store.import_layer(&mut bytes, Some(job.diff_id))?;
