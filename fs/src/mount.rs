@@ -351,7 +351,7 @@ fn serve(
 
 /// Starts the session with the kernel; its end comes through the channel.
 fn start(
-    adapter: impl Filesystem + Send + Sync + 'static,
+    adapter: impl Filesystem + 'static,
     device: OwnedFd,
     threads: usize,
 ) -> io::Result<Receiver<io::Result<()>>> {
