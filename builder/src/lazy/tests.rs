@@ -513,7 +513,7 @@ fn a_chunk_that_lies_outside_is_refused() {
         change(&mut chunk);
         chunk
     };
-    assert!(accepted("good", &[good.clone()]));
+    assert!(accepted("good", std::slice::from_ref(&good)));
     assert!(!accepted("overlap", &[good.clone(), good.clone()]));
     assert!(!accepted("beyond", &[with(|chunk| chunk.blob.end = 10)]));
     assert!(!accepted("empty", &[with(|chunk| chunk.length = 0)]));
