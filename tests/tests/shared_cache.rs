@@ -215,3 +215,24 @@ fn a_bad_cache_is_told_and_not_used() {
         .ok()
         .says("not written");
 }
+
+/// The files that are as they were keep the times that they had where the cache was made.
+#[test]
+fn a_fresh_clone_elsewhere_hits_although_a_file_has_changed() {
+    let Some(first) = Scene::with_base() else { return };
+    let sources = |scene: &Scene, code: &str| {
+        scene.write("ctx/src/lock", "lock\n");
+        scene.write("ctx/src/code", code);
+        let text = "FROM base\nCOPY src /src\nRUN echo ran-one && cat /src/lock > /copy\n";
+        scene.write("ctx/Dockerfile", text);
+    };
+    sources(&first, "one\n");
+    let directory = first.path("cache").display().to_string();
+    let to = format!("--cache-to=type=local,dest={directory},mode=max");
+    assert_eq!(executed(&built(&first, &[&to])), 1);
+    let second = Scene::with_base().expect("it was there before");
+    sources(&second, "two, and longer\n");
+    let outcome = built(&second, &[&format!("--cache-from=type=local,src={directory}")]);
+    assert_eq!(executed(&outcome), 0, "{}", outcome.describe());
+    assert_eq!(second.cat("app", "/src/code"), "two, and longer\n");
+}

@@ -156,6 +156,19 @@ impl Imports {
         Ok(None)
     }
 
+    /// The layer of the last execution of that step, once it is in the store.
+    pub(crate) fn last_layer(&self, store: &Store, step: &Digest) -> Option<DiffId> {
+        self.all.iter().find_map(|import| {
+            let records = import.bundle.records.iter();
+            let of_step = records.filter(|record| {
+                let lineage = record.lineage.as_ref();
+                lineage.is_some_and(|lineage| lineage.step == *step)
+            });
+            let last = of_step.max_by_key(|record| record.made())?;
+            import.bring(store, last).then_some(last.layer)?
+        })
+    }
+
     /// Whether there is a record of an equal command.
     pub(crate) fn has_command(&self, command: &Digest) -> bool {
         let mut records = self.all.iter().flat_map(|import| &import.bundle.records);

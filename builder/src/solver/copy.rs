@@ -190,7 +190,9 @@ impl Solver<'_> {
         if self.mode == Mode::Content || at.policy == CachePolicy::Refresh || at.progress.is_dated {
             return Ok(None);
         }
-        let last = cache::of_step(self.store, &at.step(KIND))?.and_then(|record| record.layer);
+        let step = at.step(KIND);
+        let own = cache::of_step(self.store, &step)?.and_then(|record| record.layer);
+        let last = own.or_else(|| self.imports.last_layer(self.store, &step));
         Ok(match last {
             Some(layer) => Some(Earlier::new(self.store.layer(&layer)?)),
             None => None,
