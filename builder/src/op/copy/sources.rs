@@ -277,6 +277,9 @@ struct Summary {
     files: Vec<(usize, usize, Node)>,
 }
 
+/// Where in the bytes a file's digest belongs, where in the list, and the digest.
+type Hashed = (usize, usize, Digest);
+
 /// A thread takes so many files at a time.
 const BATCH: usize = 32;
 
@@ -347,7 +350,7 @@ impl Summary {
         };
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.min(files.len().div_ceil(BATCH));
-        let results: Vec<Result<Vec<(usize, usize, Digest)>, TreeError>> = thread::scope(|scope| {
+        let results: Vec<Result<Vec<Hashed>, TreeError>> = thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(read)).collect();
             let own = read();
             let joined = others.into_iter().map(|other| {
