@@ -185,6 +185,30 @@ fn cut(text: &str, mark: char) -> (&str, Option<String>) {
     }
 }
 
+/// `text` with each password in a URL replaced by as many asterisks as it has bytes, so that places in it stay: what
+/// stands before the `@` of an `http` URL without a colon counts as one, being a token as a rule.
+pub fn mask_passwords(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        masked.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || "/?#\"'`<>".contains(c));
+        let authority = &after[..end.unwrap_or(after.len())];
+        let user = authority.rfind('@').map_or("", |at| &authority[..at]);
+        let is_http = before.ends_with("http://") || before.ends_with("https://");
+        let shown = match user.find(':') {
+            Some(colon) => colon + 1,
+            None if is_http => 0,
+            None => user.len(),
+        };
+        masked.push_str(&user[..shown]);
+        masked.extend(std::iter::repeat_n('*', user.len() - shown));
+        rest = &after[user.len()..];
+    }
+    masked + rest
+}
+
 /// Encodes what a part of a query may not have (RFC 3986, section 2.3).
 pub fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -226,6 +250,21 @@ mod tests {
 
     fn url(text: &str) -> Url {
         Url::parse(text).unwrap()
+    }
+
+    #[test]
+    fn passwords_are_masked_in_place() {
+        for (text, masked) in [
+            ("ADD https://me:pass@x/a /", "ADD https://me:****@x/a /"),
+            ("http://token@x http://a:b@c", "http://*****@x http://a:*@c"),
+            ("ssh://git@x/a@b:c", "ssh://git@x/a@b:c"),
+            ("ftp://u:p@h@x/", "ftp://u:***@x/"),
+            ("'https://x/@' ://", "'https://x/@' ://"),
+            ("https://é:ü@x", "https://é:**@x"),
+        ] {
+            assert_eq!(mask_passwords(text), masked, "{text}");
+            assert_eq!(masked.len(), text.len());
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `mica explore` on a terminal of its own.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -8,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use mica_tests::Scene;
 use mica_tests::archive::{Members, Tar};
 use mica_tests::binary::mica;
+use mica_tests::command::wait_until;
 use nix::libc::{ICANON, ISIG};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -227,6 +229,20 @@ fn a_signal_gives_the_terminal_back() {
     kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it lives");
     assert_eq!(interface.ends(), Some(128 + 15));
     assert!(interface.is_given_back());
+}
+
+#[test]
+fn it_ends_with_its_terminal() {
+    let scene = scene();
+    let mut interface = Interface::start(&scene, "app");
+    interface.shows("q quit");
+    // Closing the other end hangs the terminal up; it is no controlling one here, so no signal says so.
+    interface.terminal = File::open("/dev/null").expect("there is a null device");
+    let interface = RefCell::new(interface);
+    wait_until("the end of a program without a terminal", || {
+        let child = &mut interface.borrow_mut().child;
+        child.try_wait().expect("it is a child").is_some()
+    });
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn options_of_docker_are_known() {
             [
                 "--add-host",
                 "db:10.1.2.3",
-                "--pull",
+                "--pull=missing",
                 "--label",
                 "a=b",
                 "-t",

@@ -129,7 +129,7 @@ fn a_digest_names_an_image_also_in_the_store() {
     let both = registry.name(&format!("a/b:whatever@{digest}"));
     assert_eq!(scene.mica(["ls", &both]).ok().answer(), "a");
     scene.mica(["rmi", &name]).ok();
-    scene.mica(["ls", &name]).fails();
+    scene.mica(["tag", &name, "other"]).fails();
 }
 
 #[test]

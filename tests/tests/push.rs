@@ -190,7 +190,7 @@ fn an_upload_goes_on_where_it_broke_off() {
     let layer = layer("a", SIZE as usize);
     for (scene, image) in [
         (came(std::slice::from_ref(&layer)), "came:1"),
-        (made(&[layer.clone()]), "made:1"),
+        (made(std::slice::from_ref(&layer)), "made:1"),
     ] {
         proxy.heal();
         proxy.clear_log();

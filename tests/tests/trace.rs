@@ -35,6 +35,22 @@ fn a_step_that_did_not_read_what_changed_stays() {
 }
 
 #[test]
+fn what_was_made_on_nothing_is_not_taken_elsewhere() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("ctx/tool", "tool");
+    let text = "FROM scratch AS tools\nCOPY tool /bin/\n\
+                FROM base AS links\nRUN mkdir -p /usr/real && ln -s real /usr/link\n\
+                FROM scratch AS made\nCOPY tool /usr/link/\n\
+                FROM links\nCOPY --from=made / /made\nCOPY tool /usr/link/\n";
+    scene.build(text, ["-t", "traced"]).ok();
+    assert_eq!(
+        scene.cat("traced", "/usr/real/tool"),
+        "tool",
+        "the link still leads there"
+    );
+}
+
+#[test]
 fn docker_s_semantics_can_be_had() {
     let Some(scene) = Scene::with_base() else { return };
     scene.write("ctx/code", "one");

@@ -312,7 +312,10 @@ impl Owners {
 mod tests {
     use super::*;
 
-    fn marks(attributes: &[(&str, &str)]) -> (Result<(bool, bool, bool), String>, Vec<String>) {
+    /// Whether something is opaque, a whiteout, and has marked children.
+    type Marked = (bool, bool, bool);
+
+    fn marks(attributes: &[(&str, &str)]) -> (Result<Marked, String>, Vec<String>) {
         let attribute = |(name, value): &(&str, &str)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
         let mut xattrs: Xattrs = attributes.iter().map(attribute).collect();
         let marks = Marks::take(&mut xattrs, Path::new("/u/f"));

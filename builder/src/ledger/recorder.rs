@@ -16,6 +16,7 @@ use crate::cache::{self, Key};
 use crate::event::{Outcome, Planned, StepNumber};
 use crate::graph::{Base, Graph, Stage};
 use crate::image::Image;
+use crate::url::mask_passwords;
 
 /// What happened in a build so far. A build must not fail for want of its record: what goes wrong here is logged.
 pub struct Ledger {
@@ -31,8 +32,13 @@ struct State {
 }
 
 impl Ledger {
-    /// A build begins.
+    /// A build begins. Passwords in URLs are not written down.
     pub fn new(about: About) -> Self {
+        let about = About {
+            context: mask_passwords(&about.context),
+            text: mask_passwords(&about.text),
+            ..about
+        };
         let record = BuildRecord {
             version: VERSION,
             about,
@@ -74,7 +80,7 @@ impl Ledger {
                     index: steps.len(),
                     shown: shown.get(&steps.len()).copied(),
                     stage: stage.name.clone(),
-                    text: text.clone(),
+                    text: mask_passwords(text),
                     span,
                     asked: true,
                     base: (offset == 0).then(|| base(graph, stage)),

@@ -25,7 +25,7 @@ mod tree;
 mod view;
 
 use model::Model;
-use terminal::Screen;
+use terminal::{Screen, Waited};
 use view::Palette;
 
 /// How long to wait for an event before looking whether a signal came.
@@ -69,7 +69,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Palette::Plain
     };
     let stop = Stop::default();
-    signals::stopping(&stop, || interact(model, palette, &stop))??;
+    signals::stopping_soon(&stop, || interact(model, palette, &stop))??;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,9 +85,10 @@ fn interact(mut model: Model, palette: Palette, stop: &Stop) -> anyhow::Result<(
         let drawn = screen.terminal.draw(|frame| view::draw(&model, palette, frame));
         drawn.context("cannot draw on the terminal")?;
         let patience = if model.is_busy() { PAUSE } else { PATIENCE };
-        if !event::poll(patience).context("cannot read from the terminal")? {
-            model.idle();
-            continue;
+        match terminal::wait(patience).context("cannot read from the terminal")? {
+            Waited::Gone => return Ok(()),
+            Waited::Ready => {}
+            Waited::Quiet => model.idle(),
         }
         // All that has come is done before anything is drawn again.
         while event::poll(Duration::ZERO).context("cannot read from the terminal")? {

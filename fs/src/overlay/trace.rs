@@ -198,9 +198,11 @@ impl Trace {
 }
 
 impl Tree {
-    /// What the session has read, if it is recorded.
+    /// What the session has read, if it is recorded. Of no layers at all nothing is: without a root no path leads
+    /// anywhere, and an empty set would be right everywhere.
     pub fn read_set(&self) -> Option<ReadSet> {
-        self.trace.as_ref().map(|trace| trace.read_set(&self.lower))
+        let trace = self.trace.as_ref()?;
+        (!self.lower.layers().is_empty()).then(|| trace.read_set(&self.lower))
     }
 }
 
