@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mica_builder::solver::Stop;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
 /// How long work that may end anywhere has to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ static RECEIVED: AtomicI32 = AtomicI32::new(0);
 /// If the signals cannot be caught.
 pub fn stopping<T>(stop: &Stop, work: impl FnOnce() -> T) -> anyhow::Result<T> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
-    let handle = signals.handle();
+    let end = End(signals.handle());
     Ok(thread::scope(|scope| {
         scope.spawn(move || {
             for signal in signals.forever() {
@@ -30,10 +30,18 @@ pub fn stopping<T>(stop: &Stop, work: impl FnOnce() -> T) -> anyhow::Result<T> {
                 stop.stop();
             }
         });
-        let result = work();
-        handle.close();
-        result
+        let _end = end;
+        work()
     }))
+}
+
+/// Ends the thread that waits for signals, also where the work panics: the scope waits for that thread.
+struct End(Handle);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// As [`stopping`], for work that may end anywhere and anytime: what waits for a silent server is not waited for.

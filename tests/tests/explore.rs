@@ -10,6 +10,7 @@ use mica_tests::Scene;
 use mica_tests::archive::{Members, Tar};
 use mica_tests::binary::mica;
 use mica_tests::command::wait_until;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::{ICANON, ISIG};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -115,6 +116,8 @@ impl Interface {
             ws_ypixel: 0,
         };
         let pty = openpty(&size, None).expect("a terminal can be made");
+        // The program must not hold the other end of its own terminal.
+        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a descriptor takes flags");
         let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor can be copied"));
         let child = Command::new(mica())
             .args(["explore", image])

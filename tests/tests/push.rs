@@ -224,7 +224,8 @@ fn a_registry_may_crash_and_come_back_during_a_push() {
         server.kill();
         crashing.send(()).expect("the test waits for it");
     };
-    proxy.fault("PATCH", "/a/b/", 1, Fault::After(50_000, Arc::new(call)));
+    // The configuration, which is smaller, may be sent before.
+    proxy.fault("PATCH", "/a/b/", 2, Fault::After(50_000, Arc::new(call)));
     let running = push(&scene, "made:1", &proxy.name("a/b:1")).start();
     crash
         .recv_timeout(Duration::from_secs(60))
@@ -243,7 +244,7 @@ fn a_registry_may_crash_and_come_back_during_a_push() {
         crashing.send(()).expect("the test waits for it");
     };
     let scene = made(&[layer("d", 1_000_000)]);
-    proxy.fault("PATCH", "/e/f/", 1, Fault::After(50_000, Arc::new(call)));
+    proxy.fault("PATCH", "/e/f/", 2, Fault::After(50_000, Arc::new(call)));
     push(&scene, "made:1", &proxy.name("e/f:1"))
         .fails()
         .says("pushing a layer to");

@@ -35,8 +35,8 @@ fn built(scene: &Scene, args: &[&str]) -> Outcome {
     scene.rebuild(["-t", "app"]).args(args).ok()
 }
 
-fn id(scene: &Scene) -> serde_json::Value {
-    scene.mica(["inspect", "app"]).ok().json()[0]["Id"].clone()
+fn root(scene: &Scene) -> serde_json::Value {
+    scene.mica(["inspect", "app"]).ok().json()[0]["RootFS"].clone()
 }
 
 /// How many RUNs were executed: what they say is there, besides the Dockerfile's own text.
@@ -62,7 +62,7 @@ fn a_second_store_builds_from_the_cache_of_the_first() {
     let dest = format!("--cache-to=type=local,dest={directory},mode=max,compression=zstd");
     let outcome = built(&first, &[&to, &dest]);
     assert_eq!(executed(&outcome), 4, "{}", outcome.describe());
-    let image = id(&first);
+    let image = root(&first);
     // Again: nothing is sent but the manifest.
     proxy.clear_log();
     built(&first, &[&to, &dest]);
@@ -75,7 +75,7 @@ fn a_second_store_builds_from_the_cache_of_the_first() {
         let second = scene().expect("it was there before");
         let outcome = built(&second, &[&from]);
         assert_eq!(executed(&outcome), 0, "{from}\n{}", outcome.describe());
-        assert_eq!(id(&second), image, "{from}");
+        assert_eq!(root(&second), image, "{from}");
         assert_eq!(
             second.mica(["run", "--rm", "app"]).ok().stdout(),
             "tool\nextra\ncontent of a\n"
@@ -109,7 +109,7 @@ fn the_least_cache_has_the_image_s_own_steps() {
     let outcome = built(&second, &[&format!("--cache-from=type=local,src={directory}")]);
     // Those of the other stage, which tell whether COPY --from is the same.
     assert_eq!(executed(&outcome), 2, "{}", outcome.describe());
-    assert_eq!(id(&first), id(&second));
+    assert_eq!(root(&first), root(&second));
 }
 
 #[test]

@@ -86,7 +86,11 @@ fn interact(mut model: Model, palette: Palette, stop: &Stop) -> anyhow::Result<(
         drawn.context("cannot draw on the terminal")?;
         let patience = if model.is_busy() { PAUSE } else { PATIENCE };
         match terminal::wait(patience).context("cannot read from the terminal")? {
-            Waited::Gone => return Ok(()),
+            Waited::Gone => {
+                // There is nothing to give back, and the library would print that it cannot.
+                std::mem::forget(screen);
+                return Ok(());
+            }
             Waited::Ready => {}
             Waited::Quiet => model.idle(),
         }
