@@ -1,9 +1,9 @@
 //! Images read where they are: in a registry, without being pulled.
 //!
-//! A layer is opened by its table of contents, if it carries one ([`toc`]), else by an index that one pass over it makes
-//! ([`pass`]). Either way it then has the same index as a layer in the store, and a list of [chunks](chunk) that can be
-//! fetched and unpacked each by itself; what was fetched is kept in the store ([`bytes`]). Layers are opened from the top
-//! of the stack on, and only as far down as is needed to tell what lies at a path ([`settle`]).
+//! A layer is opened by its table of contents, if it carries one (`toc`), else by an index that one pass over it makes
+//! (`pass`). Either way it then has the same index as a layer in the store, and a list of chunks (`chunk`) that can be
+//! fetched and unpacked each by itself; what was fetched is kept in the store (`bytes`). Layers are opened from the top
+//! of the stack on, and only as far down as is needed to tell what lies at a path (`settle`).
 
 use std::io;
 
