@@ -12,7 +12,8 @@ pub fn differences(a: &Index, b: &Index) -> Vec<ImagePath> {
     let mut compared = Compared {
         a,
         b,
-        same: HashMap::new(),
+        in_b: HashMap::new(),
+        in_a: HashMap::new(),
         differ: Vec::new(),
     };
     compared.node(&ImagePath::root(), EntryId::ROOT, EntryId::ROOT);
@@ -48,7 +49,9 @@ struct Compared<'a> {
     a: &'a Index,
     b: &'a Index,
     /// Which node of the second layer a node of the first one is.
-    same: HashMap<EntryId, EntryId>,
+    in_b: HashMap<EntryId, EntryId>,
+    /// The same the other way.
+    in_a: HashMap<EntryId, EntryId>,
     differ: Vec<ImagePath>,
 }
 
@@ -93,7 +96,9 @@ impl Compared<'_> {
             self.differ.push(path.clone());
             return false;
         };
-        if *self.same.entry(a).or_insert(b) != b || !alike(&left, &right) {
+        let in_b = *self.in_b.entry(a).or_insert(b);
+        let in_a = *self.in_a.entry(b).or_insert(a);
+        if (in_a, in_b) != (a, b) || !alike(&left, &right) {
             self.differ.push(path.clone());
         }
         left.kind() == Kind::Directory && right.kind() == Kind::Directory
