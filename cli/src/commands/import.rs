@@ -33,7 +33,7 @@ Examples:
   mica import rootfs.tar.xz debian:local
   debootstrap-something | mica import - debian:local
   mica import -c 'CMD [\"/bin/sh\"]' -c 'ENV LANG=C.UTF-8' rootfs.tar base
-  mica import --base debian:12 /var/tmp/work/upper debian:changed
+  mica import --base debian:12 /srv/changes/upper debian:changed
   mica import --host sh ls cat -t tools
   mica import --host /usr/bin/python3 sh --include /usr/lib/python3.11 -t python"
 )]
