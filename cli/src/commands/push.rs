@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use mica_builder::archive::{Coding, Compression, Existing};
 use mica_builder::image::Image;
 use mica_builder::push::{LayerState, Push, PushEvent, Pushed};
@@ -12,6 +11,7 @@ use mica_builder::solver::Stop;
 use mica_fs::store::Store;
 
 use crate::commands::build::with_hint;
+use crate::commands::save::CompressionChoice;
 use crate::config::Context;
 use crate::diagnostic::usage_error;
 use crate::progress::transfer::{Shown, State, Transfers};
@@ -59,16 +59,6 @@ pub struct Args {
     /// The name to push to [default: the image's own]
     #[arg(value_name = "DESTINATION")]
     destination: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CompressionChoice {
-    /// Plain tars
-    None,
-    /// By gzip: every tool reads it
-    Gzip,
-    /// By zstd: smaller and faster
-    Zstd,
 }
 
 /// Pushes the image, or all tags of a repository.
@@ -131,11 +121,7 @@ fn all_tags(store: &Store, text: &str) -> anyhow::Result<Vec<(Image, Reference)>
 }
 
 fn coding(args: &Args) -> anyhow::Result<Coding> {
-    let compression = match args.compression {
-        Some(CompressionChoice::None) => Compression::None,
-        None | Some(CompressionChoice::Gzip) => Compression::Gzip,
-        Some(CompressionChoice::Zstd) => Compression::Zstd,
-    };
+    let compression = args.compression.map_or(Compression::Gzip, Compression::from);
     let highest = compression.highest_level().unwrap_or(0);
     if args.compression_level.is_some_and(|level| level > highest) {
         return Err(usage_error(format!(

@@ -49,14 +49,25 @@ enum SaveFormat {
     OciDir,
 }
 
+/// How layers are to be compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CompressionChoice {
+pub(super) enum CompressionChoice {
     /// Plain tars
     None,
     /// By gzip: every tool reads it
     Gzip,
     /// By zstd: smaller and faster
     Zstd,
+}
+
+impl From<CompressionChoice> for Compression {
+    fn from(choice: CompressionChoice) -> Self {
+        match choice {
+            CompressionChoice::None => Self::None,
+            CompressionChoice::Gzip => Self::Gzip,
+            CompressionChoice::Zstd => Self::Zstd,
+        }
+    }
 }
 
 /// Writes the archive.
@@ -123,11 +134,7 @@ fn coding(args: &Args) -> anyhow::Result<Option<Coding>> {
     let Some(choice) = args.compression else {
         return Ok(None);
     };
-    let compression = match choice {
-        CompressionChoice::None => Compression::None,
-        CompressionChoice::Gzip => Compression::Gzip,
-        CompressionChoice::Zstd => Compression::Zstd,
-    };
+    let compression = Compression::from(choice);
     let highest = compression.highest_level().unwrap_or(0);
     if args.compression_level.is_some_and(|level| level > highest) {
         return Err(usage_error(format!(
