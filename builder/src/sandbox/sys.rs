@@ -290,6 +290,24 @@ pub(super) fn new_session_keyring() -> nix::Result<()> {
     Errno::result(ret).map(drop)
 }
 
+/// `seccomp(2)`: puts this thread and its descendants under `program`; gives the listener if `flags` ask for one.
+pub(super) fn seccomp(program: &libc::sock_fprog, flags: c_ulong) -> nix::Result<Option<OwnedFd>> {
+    // SAFETY: the program points to as many instructions as it says, see `seccomp::bpf::Program`.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::from_ref(program),
+        )
+    };
+    match flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER {
+        0 => Errno::result(ret).map(|_| None),
+        // The kernel closes it at an exec.
+        _ => owned(ret).map(Some),
+    }
+}
+
 /// Brings the interface `lo` of this network namespace up.
 pub(super) fn loopback_up() -> nix::Result<()> {
     // SAFETY: takes integers only.
