@@ -4,7 +4,9 @@ use mica_fs::store::Store;
 
 use crate::dockerfile::{Dockerfile, ParseError};
 use crate::epoch::Epoch;
+use crate::graph::Graph;
 use crate::image::{Image, ImageConfig, ImageError, Platform};
+use crate::leak::Leak;
 use crate::ledger::BuildResult;
 use crate::lint::Linter;
 use crate::plan::{self, FindImage, Request};
@@ -20,6 +22,9 @@ pub enum Error {
     /// A step.
     #[error(transparent)]
     Step(#[from] BuildError),
+    /// A secret that the image's configuration would tell.
+    #[error(transparent)]
+    Leak(Leak),
     /// The image cannot be written.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -58,8 +63,9 @@ fn execute(
 ) -> Result<Product, Error> {
     let graph = plan::plan(dockerfile, request, images, linter).map_err(Error::Dockerfile)?;
     linter.verdict().map_err(Error::Dockerfile)?;
-    let built = solver.solve(&graph)?;
     let mut config = graph.stage(graph.target).config.clone();
+    refuse_leaks(solver, &graph, &config)?;
+    let built = solver.solve(&graph)?;
     config.created = built.created;
     config.history = built.history;
     config.rootfs.diff_ids = built.layers;
@@ -76,6 +82,19 @@ fn execute(
         base: base.cloned(),
         epoch: graph.epoch,
     })
+}
+
+/// Refuses a Dockerfile that would put a secret where everybody reads it.
+fn refuse_leaks(solver: &Solver<'_>, graph: &Graph, config: &ImageConfig) -> Result<(), Error> {
+    if solver.leaks.is_empty() {
+        return Ok(());
+    }
+    solver.refuse_leaks(graph)?;
+    let config = serde_json::to_value(config).unwrap_or_default();
+    match solver.leaks.in_config(&config) {
+        Some(leak) => Err(Error::Leak(leak)),
+        None => Ok(()),
+    }
 }
 
 /// Makes an image of `epoch`: its own history is of that time, and that of its base, the first `inherited` entries, is

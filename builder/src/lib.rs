@@ -35,6 +35,7 @@ pub mod ignore;
 pub mod image;
 pub mod import;
 pub mod lazy;
+pub mod leak;
 pub mod ledger;
 pub mod lint;
 pub mod look;

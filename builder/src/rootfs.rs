@@ -12,6 +12,8 @@ use mica_fs::overlay::{self, Options, Overlay, ReadSet, Upper, Virtual};
 use mica_fs::snapshot::{self, PackError};
 use mica_fs::store::{Lease, Store, StoreError, WorkDir};
 
+use crate::leak::{Leak, Leaks};
+
 /// Why a root filesystem cannot be made, mounted or committed.
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
@@ -38,6 +40,12 @@ pub enum RootfsError {
     /// The layer cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The new layer cannot be searched for secrets.
+    #[error("cannot search the new layer for secrets")]
+    Search(#[source] std::io::Error),
+    /// A secret is in it.
+    #[error(transparent)]
+    Leak(#[from] Leak),
 }
 
 /// A root filesystem. Dropping it unmounts and throws the changes away.
@@ -165,6 +173,23 @@ impl<'a> Rootfs<'a> {
     pub fn commit(self) -> Result<Arc<Layer>, RootfsError> {
         let store = self.store;
         let (written, work) = self.pack()?;
+        Ok(store.publish_layer(work, &written)?)
+    }
+
+    /// Makes a layer of what was changed, and puts it into the store unless it holds a secret.
+    ///
+    /// # Errors
+    /// [`RootfsError`]; the store is then as it was.
+    pub fn commit_without(self, secrets: &Leaks) -> Result<Arc<Layer>, RootfsError> {
+        let store = self.store;
+        let (written, work) = self.pack()?;
+        if !secrets.is_empty() {
+            let layer = Layer::open(work.path());
+            let layer = layer.map_err(|error| RootfsError::Search(std::io::Error::other(error)))?;
+            if let Some(leak) = secrets.in_layer(&layer).map_err(RootfsError::Search)? {
+                return Err(leak.into());
+            }
+        }
         Ok(store.publish_layer(work, &written)?)
     }
 

@@ -19,6 +19,7 @@ use crate::dockerfile::Span;
 use crate::event::{Event, Listener, Outcome, Planned, StepNumber};
 use crate::graph::{self, Base, Graph, Op, Run, Stage, StageId, Step};
 use crate::image::History;
+use crate::leak::{Leak, Leaks};
 use crate::ledger::Ledger;
 use crate::op::copy::{CopyError, make_directory};
 use crate::op::identity::IdentityError;
@@ -103,6 +104,9 @@ pub enum StepError {
         /// What is wrong.
         source: InvalidPath,
     },
+    /// A secret that the image's history would tell.
+    #[error(transparent)]
+    Leak(#[from] Leak),
     /// A result of the cache that is wrong (`--verify-cache`).
     #[error(transparent)]
     WrongHit(#[from] WrongHit),
@@ -262,6 +266,8 @@ pub struct Solver<'a> {
     pub contexts: &'a BTreeMap<String, BuildContext>,
     /// The secrets that it gave (`--secret`).
     pub secrets: &'a BTreeMap<String, Secret>,
+    /// What no layer may hold of them.
+    pub leaks: &'a Leaks,
     /// The sockets of the SSH agents that it gave (`--ssh`).
     pub agents: &'a BTreeMap<String, PathBuf>,
     /// Fetches what is elsewhere.
@@ -321,6 +327,30 @@ impl Solver<'_> {
         });
         directories().for_each(Context::remember);
         progress.result(graph.target)
+    }
+
+    /// Refuses what would tell a secret in the history of the image.
+    ///
+    /// # Errors
+    /// The first such step.
+    pub fn refuse_leaks(&self, graph: &Graph) -> Result<(), BuildError> {
+        let mut at = Some(graph.target);
+        while let Some(stage) = at.map(|id| graph.stage(id)) {
+            for step in &stage.steps {
+                if let Some(leak) = step
+                    .history
+                    .as_deref()
+                    .and_then(|text| self.leaks.in_history(text))
+                {
+                    return Err(BuildError::new(step, leak.into()));
+                }
+            }
+            at = match stage.base {
+                Base::Stage(base) => Some(base),
+                _ => None,
+            };
+        }
+        Ok(())
     }
 
     /// Tells the listener what is to come; returns the number of each stage's first step.

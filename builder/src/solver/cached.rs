@@ -196,7 +196,7 @@ impl Solver<'_> {
     pub(super) fn commit(&self, mut rootfs: Rootfs<'_>) -> Result<Given, StepError> {
         rootfs.unmount()?;
         let reads = rootfs.read_set();
-        let layer = Some(rootfs.commit()?.diff_id());
+        let layer = Some(rootfs.commit_without(self.leaks)?.diff_id());
         Ok(Given { layer, reads })
     }
 

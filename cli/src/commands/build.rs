@@ -89,7 +89,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let stopped = || stop.is_stopped();
     let started = agents::open(&args.steps.ssh, &place, work.path())?;
     let agents = agents::sockets(&started);
-    let fetcher = Fetcher::new(store, &secrets, &agents, &stopped);
+    let fetcher = Fetcher::new(store, &secrets.all, &agents, &stopped);
     let opening = Opening {
         store,
         fetcher: &fetcher,
@@ -153,7 +153,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             store,
             context: &build_context,
             contexts: &contexts,
-            secrets: &secrets,
+            secrets: &secrets.all,
+            leaks: &secrets.leaks,
             agents: &agents,
             fetcher: &fetcher,
             policy,

@@ -168,8 +168,9 @@ pub struct OutputArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Steps")]
 pub struct StepArgs {
-    /// Give a secret to steps that ask for it by RUN --mount=type=secret
-    #[arg(long, value_name = "id=ID[,src=FILE|,env=VAR]")]
+    /// Give a secret to steps that ask for it by RUN --mount=type=secret. A build whose image would hold one fails;
+    /// search=no lets that be
+    #[arg(long, value_name = "id=ID[,src=FILE|,env=VAR][,search=no]")]
     pub secret: Vec<String>,
 
     /// Give an SSH agent to steps that ask for it by RUN --mount=type=ssh, and `default` also to git: that of the

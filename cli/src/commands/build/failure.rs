@@ -5,6 +5,7 @@ use mica_builder::dockerfile::ParseError;
 use mica_builder::op::copy::CopyError;
 use mica_builder::op::mount::MountError;
 use mica_builder::op::run::RunError;
+use mica_builder::rootfs::RootfsError;
 use mica_builder::solver::{BuildError, StepError};
 
 use super::dockerfile::DockerfileSource;
@@ -24,6 +25,7 @@ pub(super) fn failure(error: Error, source: &DockerfileSource) -> anyhow::Error 
                 None => shown,
             })
         }
+        Error::Leak(leak) => with_hint(Some(leak.hint()), leak),
         Error::Image(error) => with_hint(error.hint(), error),
     }
 }
@@ -41,6 +43,7 @@ fn step_hint(error: &StepError) -> Option<String> {
         StepError::Copy(CopyError::Changed { .. }) => {
             Some("build again when nothing writes there, or leave such files out by .dockerignore".to_owned())
         }
+        StepError::Leak(leak) | StepError::Rootfs(RootfsError::Leak(leak)) => Some(leak.hint()),
         StepError::Remote(error) => error.hint(),
         StepError::Run(RunError::Sandbox(error)) => error.remedy(),
         StepError::Command { .. } => {

@@ -1,6 +1,6 @@
 //! What a build takes from the command line besides its contexts: secrets, names of hosts, a platform.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use mica_builder::graph::ExtraHost;
 use mica_builder::image::Platform;
+use mica_builder::leak::Leaks;
 use mica_builder::plan;
 use mica_builder::sandbox::Secret;
 
@@ -17,17 +18,42 @@ use crate::diagnostic::{hint, usage_error};
 /// The largest secret in bytes, as in BuildKit.
 const MAX_SECRET: u64 = 500 << 10;
 
+/// The secrets of a build.
+pub struct Secrets {
+    /// Each with its id.
+    pub all: BTreeMap<String, Secret>,
+    /// What no layer may hold of them.
+    pub leaks: Leaks,
+}
+
 /// The `--secret` options: `id=ID`, with `src=FILE` or `env=VARIABLE`. Without either the variable of that name is
-/// taken, or else the file.
+/// taken, or else the file. With `search=no` layers may hold it.
 ///
 /// # Errors
 /// If one is not of the form, or cannot be read. No message shows a value.
-pub fn secrets(options: &[String]) -> anyhow::Result<BTreeMap<String, Secret>> {
-    options.iter().map(|text| secret(text)).collect()
+pub fn secrets(options: &[String]) -> anyhow::Result<Secrets> {
+    let mut all = BTreeMap::new();
+    let mut public = BTreeSet::new();
+    for text in options {
+        let (id, secret, search) = secret(text)?;
+        if search == Search::No {
+            public.insert(id.clone());
+        }
+        all.insert(id, secret);
+    }
+    let leaks = Leaks::of(all.iter().filter(|(id, _)| !public.contains(*id)));
+    Ok(Secrets { all, leaks })
 }
 
-fn secret(text: &str) -> anyhow::Result<(String, Secret)> {
-    let (mut id, mut kind, mut source, mut variable) = (None, None, None, None);
+/// Whether layers are searched for a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Search {
+    Yes,
+    No,
+}
+
+fn secret(text: &str) -> anyhow::Result<(String, Secret, Search)> {
+    let (mut id, mut kind, mut source, mut variable, mut search) = (None, None, None, None, None);
     for field in text.split(',') {
         let (name, value) = field.split_once('=').unwrap_or((field, ""));
         let slot = match name {
@@ -35,6 +61,7 @@ fn secret(text: &str) -> anyhow::Result<(String, Secret)> {
             "type" => &mut kind,
             "src" | "source" => &mut source,
             "env" => &mut variable,
+            "search" => &mut search,
             _ => {
                 return Err(usage_error(format!(
                     "--secret {text}: unknown option {name:?}: the form is id=ID,src=FILE or id=ID,env=VARIABLE"
@@ -45,6 +72,15 @@ fn secret(text: &str) -> anyhow::Result<(String, Secret)> {
     }
     let Some(id) = id.filter(|id| !id.is_empty()) else {
         return Err(usage_error(format!("--secret {text}: the id is missing")));
+    };
+    let search = match search {
+        None | Some("yes") => Search::Yes,
+        Some("no") => Search::No,
+        Some(other) => {
+            return Err(usage_error(format!(
+                "--secret {text}: search={other}: it may be yes or no"
+            )));
+        }
     };
     let variable = match kind {
         Some("env") => variable.or(source.take()),
@@ -64,7 +100,7 @@ fn secret(text: &str) -> anyhow::Result<(String, Secret)> {
             None => from_file(Path::new(id)).with_context(|| format!("--secret id={id}"))?,
         },
     };
-    Ok((id.to_owned(), found))
+    Ok((id.to_owned(), found, search))
 }
 
 fn from_variable(name: &str) -> Option<Secret> {
@@ -149,10 +185,12 @@ mod tests {
         let file = directory.path().join("s");
         std::fs::write(&file, "top").unwrap();
         let from = |text: String| secret(&text).unwrap();
-        let (id, value) = from(format!("id=a,src={}", file.display()));
+        let (id, value, _) = from(format!("id=a,src={}", file.display()));
         assert_eq!((id.as_str(), value.bytes()), ("a", &b"top"[..]));
-        let (_, value) = from("id=a,env=PATH".to_owned());
+        let (_, value, search) = from("id=a,env=PATH".to_owned());
         assert_eq!(value.bytes(), std::env::var("PATH").unwrap().as_bytes());
+        assert_eq!(search, Search::Yes);
+        assert_eq!(from("id=a,env=PATH,search=no".to_owned()).2, Search::No);
         assert_eq!(from("id=a,type=env,src=PATH".to_owned()).1, value);
         assert_eq!(from("id=PATH".to_owned()).1, value);
         for wrong in [
@@ -163,6 +201,7 @@ mod tests {
             "id=a,type=x",
             "id=a,src=/none/such",
             "id=a,env=",
+            "id=a,env=PATH,search=maybe",
         ] {
             assert!(secret(wrong).is_err(), "{wrong}");
         }
