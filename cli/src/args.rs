@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 
 use crate::commands::{
     analyze, blame, build, cat, commit, cp, df, diff, doctor, explore, fsck, history, images, import,
@@ -13,6 +15,8 @@ use crate::commands::{
 };
 use crate::config::Context;
 use crate::diagnostic::RUN_FAILED;
+use crate::render;
+use crate::template::Template;
 
 /// Container images as filesystems: build, mount and inspect without root or a daemon.
 #[derive(Debug, Parser)]
@@ -198,4 +202,66 @@ pub enum Format {
     Table,
     /// JSON, one object a line
     Json,
+}
+
+/// How to write objects: as a table, as JSON, or by a template as Docker's `--format` takes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectFormat {
+    /// For people.
+    Table,
+    /// One object a line.
+    Json,
+    /// A template for each object.
+    Template(Template),
+    /// The same, in columns at its tabs and under headings: `table TEMPLATE`.
+    Columns(Template),
+}
+
+impl FromStr for ObjectFormat {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A shell passes these two on as they are, and everybody means what they stand for.
+        let unescape = |text: &str| text.replace("\\t", "\t").replace("\\n", "\n");
+        match text.split_once(char::is_whitespace) {
+            None if text == "table" => Ok(Self::Table),
+            None if text == "json" => Ok(Self::Json),
+            Some(("table", template)) => Ok(Self::Columns(Template::parse(&unescape(template.trim()))?)),
+            _ if !text.contains("{{") => {
+                anyhow::bail!("there are table, json, and templates such as '{{{{.ID}}}}'")
+            }
+            _ => Ok(Self::Template(Template::parse(&unescape(text))?)),
+        }
+    }
+}
+
+impl ObjectFormat {
+    /// The text of all objects. `table` makes the table for people, and `heading` says what stands above a column.
+    ///
+    /// # Errors
+    /// If the template does not go with the objects.
+    pub fn write(
+        &self,
+        objects: &[Value],
+        heading: fn(&str) -> String,
+        table: impl FnOnce() -> String,
+    ) -> anyhow::Result<String> {
+        let lines = |template: &Template| -> anyhow::Result<Vec<String>> {
+            objects.iter().map(|object| template.render(object)).collect()
+        };
+        Ok(match self {
+            Self::Table => table(),
+            Self::Json => objects.iter().map(|object| format!("{object}\n")).collect(),
+            Self::Template(template) => lines(template)?.iter().map(|line| format!("{line}\n")).collect(),
+            Self::Columns(template) => {
+                let names = objects.first().and_then(Value::as_object).into_iter().flatten();
+                let headings = names
+                    .map(|(name, _)| (name.clone(), heading(name).into()))
+                    .collect();
+                let mut rows = vec![template.render(&Value::Object(headings))?];
+                rows.extend(lines(template)?);
+                render::columns(&rows)
+            }
+        })
+    }
 }

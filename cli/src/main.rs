@@ -22,6 +22,7 @@ mod render;
 mod signals;
 mod source;
 mod sys;
+mod template;
 mod volume;
 
 use args::Cli;

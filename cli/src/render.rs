@@ -53,21 +53,50 @@ impl<const N: usize> Table<N> {
 
 impl<const N: usize> fmt::Display for Table<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut widths = [0; N];
-        for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        for row in &self.rows {
-            let mut line = String::new();
-            for (width, cell) in widths.iter().zip(row) {
-                line.push_str(&format!("{cell:width$}   "));
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        let rows: Vec<&[String]> = self.rows.iter().map(<[String; N]>::as_slice).collect();
+        f.write_str(&aligned(&rows))
     }
+}
+
+/// Lines in columns, which are cut at tabs.
+pub fn columns(lines: &[String]) -> String {
+    let cells = |line: &String| line.split('\t').map(printable).collect();
+    let rows: Vec<Vec<String>> = lines.iter().map(cells).collect();
+    aligned(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+fn aligned(rows: &[&[String]]) -> String {
+    let mut widths = vec![0; rows.iter().map(|row| row.len()).max().unwrap_or(0)];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(*row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells = widths
+            .iter()
+            .zip(*row)
+            .map(|(width, cell)| format!("{cell:width$}   "));
+        text.push_str(cells.collect::<String>().trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// What stands above a column of this field: `CreatedBy` under `CREATED BY`.
+pub fn heading(field: &str) -> String {
+    if field == "CreatedSince" {
+        return "CREATED".to_owned();
+    }
+    let mut out = String::new();
+    for c in field.chars() {
+        if c.is_uppercase() && out.ends_with(char::is_lowercase) {
+            out.push(' ');
+        }
+        out.push(c);
+    }
+    out.to_uppercase()
 }
 
 /// The text without anything that a terminal would obey: an image's names and labels are foreign.

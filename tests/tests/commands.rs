@@ -98,6 +98,32 @@ fn images_are_listed_tagged_and_removed() {
 }
 
 #[test]
+fn templates_pick_fields_as_in_docker() {
+    let scene = loaded();
+    let written = |arguments: &[&str]| scene.mica(arguments).ok().stdout();
+    let name = "{{.Repository}}:{{.Tag}}";
+    assert_eq!(written(&["images", "--format", name]), "made:1\n");
+    let columns = written(&["images", "--format", r"table {{.ID}}\t{{.Tag}}"]);
+    let lines = format!("IMAGE ID       TAG\n{}   1\n", &id(&scene, "made:1")[7..19]);
+    assert_eq!(columns, lines);
+    assert_eq!(
+        written(&["inspect", "-f", "{{json .RepoTags}} {{.Os}}", "made:1"]),
+        "[\"made:1\"] linux\n"
+    );
+    let layers = written(&["history", "--format", "{{.CreatedBy}}", "made:1"]);
+    assert_eq!(layers.lines().count(), 1, "{layers}");
+    scene
+        .mica(["inspect", "-f", "{{.Confg}}", "made:1"])
+        .fails()
+        .says("no field .Confg")
+        .says(".Config");
+    scene
+        .mica(["images", "--format", "{{.ID"])
+        .fails()
+        .says("has no }}");
+}
+
+#[test]
 fn an_image_whose_name_moved_on_is_dangling() {
     let scene = loaded();
     scene

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use mica_builder::image::Image;
+use serde_json::Value;
 
-use crate::args::Format;
+use crate::args::ObjectFormat;
 use crate::config::Context;
 use crate::render::{self, Created, Table};
 use crate::source::Source;
@@ -17,7 +18,8 @@ const CREATED_BY_WIDTH: usize = 45;
 #[command(after_help = "Examples:
   mica history app
   mica history --no-trunc app
-  mica history --format json app")]
+  mica history --format json app
+  mica history --format 'table {{.Size}}\t{{.CreatedBy}}' app")]
 pub struct Args {
     /// The image: a name, or an ID or its first digits
     #[arg(value_name = "IMAGE")]
@@ -28,9 +30,10 @@ pub struct Args {
     /// Show only IDs
     #[arg(long, short)]
     quiet: bool,
-    /// How to write it
+    /// How to write it: table, json (an object a line), or a template as Docker has it; "table TEMPLATE" makes
+    /// columns at its tabs
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
+    format: ObjectFormat,
 }
 
 /// One line: an instruction, and the size of its layer.
@@ -51,10 +54,13 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let source = Source::find(&store, &args.image)?;
     let rows = rows(source.image(), &source.sizes(&store)?, args.no_trunc);
-    let text: String = match (args.quiet, args.format) {
-        (true, _) => rows.iter().map(|row| format!("{}\n", row.id)).collect(),
-        (false, Format::Json) => rows.iter().map(|row| format!("{}\n", json(row))).collect(),
-        (false, Format::Table) => table(&rows, args.no_trunc),
+    let text: String = match args.quiet {
+        true => rows.iter().map(|row| format!("{}\n", row.id)).collect(),
+        false => {
+            let objects: Vec<Value> = rows.iter().map(json).collect();
+            args.format
+                .write(&objects, heading, || table(&rows, args.no_trunc))?
+        }
     };
     context.print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -103,7 +109,14 @@ fn rows(image: &Image, sizes: &[u64], no_trunc: bool) -> Vec<Row> {
     rows
 }
 
-fn json(row: &Row) -> serde_json::Value {
+fn heading(field: &str) -> String {
+    match field {
+        "ID" => "IMAGE".to_owned(),
+        other => render::heading(other),
+    }
+}
+
+fn json(row: &Row) -> Value {
     serde_json::json!({
         "ID": row.id,
         "CreatedAt": row.created,

@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use mica_builder::image::Image;
 use mica_builder::reference::Reference;
 use mica_fs::store::Store;
+use serde_json::Value;
 
-use crate::args::Format;
+use crate::args::ObjectFormat;
 use crate::config::Context;
 use crate::diagnostic::usage_error;
 use crate::render::{self, Created, Table};
@@ -18,7 +19,8 @@ use crate::render::{self, Created, Table};
   mica images
   mica images busybox
   mica images --filter dangling=true -q
-  mica images --format json --no-trunc")]
+  mica images --format json --no-trunc
+  mica images --format '{{.Repository}}:{{.Tag}} {{.Size}}'")]
 pub struct Args {
     /// Only images of this repository, or with this name
     #[arg(value_name = "REPOSITORY[:TAG]")]
@@ -38,9 +40,10 @@ pub struct Args {
     /// Only images that match: dangling=true|false, label=KEY[=VALUE]
     #[arg(long, short, value_name = "FILTER")]
     filter: Vec<String>,
-    /// How to write it
+    /// How to write it: table, json (an object a line), or a template as Docker has it; "table TEMPLATE" makes
+    /// columns at its tabs
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
+    format: ObjectFormat,
 }
 
 /// One line: an image under one of its names.
@@ -77,10 +80,12 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         let names = || (&a.repository, &a.tag).cmp(&(&b.repository, &b.tag));
         b.created.cmp(&a.created).then_with(names)
     });
-    let text = match (args.quiet, args.format) {
-        (true, _) => ids(&rows, &args),
-        (false, Format::Json) => json(&rows, &args),
-        (false, Format::Table) => table(&rows, &args),
+    let text = match args.quiet {
+        true => ids(&rows, &args),
+        false => {
+            let objects: Vec<Value> = rows.iter().map(|row| object(row, &args)).collect();
+            args.format.write(&objects, heading, || table(&rows, &args))?
+        }
     };
     context.print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -156,20 +161,24 @@ fn table(rows: &[Row], args: &Args) -> String {
     table.to_string()
 }
 
-fn json(rows: &[Row], args: &Args) -> String {
-    let object = |row: &Row| {
-        serde_json::json!({
-            "Repository": row.repository,
-            "Tag": row.tag,
-            "Digest": row.image.manifest_digest,
-            "ID": row.id(args),
-            "CreatedAt": row.image.config.created,
-            "CreatedSince": row.created.ago(),
-            "Size": render::size(row.size),
-            "SizeBytes": row.size,
-        })
-    };
-    rows.iter().map(|row| format!("{}\n", object(row))).collect()
+fn object(row: &Row, args: &Args) -> Value {
+    serde_json::json!({
+        "Repository": row.repository,
+        "Tag": row.tag,
+        "Digest": row.image.manifest_digest,
+        "ID": row.id(args),
+        "CreatedAt": row.image.config.created,
+        "CreatedSince": row.created.ago(),
+        "Size": render::size(row.size),
+        "SizeBytes": row.size,
+    })
+}
+
+fn heading(field: &str) -> String {
+    match field {
+        "ID" => "IMAGE ID".to_owned(),
+        other => render::heading(other),
+    }
 }
 
 /// What `--filter` asks for.

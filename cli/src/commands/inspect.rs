@@ -7,7 +7,7 @@ use mica_builder::reference::Reference;
 use mica_fs::store::Store;
 use serde_json::{Value, json};
 
-use crate::args::Format;
+use crate::args::ObjectFormat;
 use crate::config::Context;
 use crate::source::Source;
 
@@ -15,14 +15,15 @@ use crate::source::Source;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   mica inspect app
-  mica inspect --format json app busybox    one object a line")]
+  mica inspect --format json app busybox    one object a line
+  mica inspect -f '{{json .Config.Env}}' app")]
 pub struct Args {
     /// The images: names, or IDs or their first digits
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
-    /// An array for people (table), or one object a line (json)
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
+    /// How to write it: an array for people (table), json (an object a line), or a template as Docker has it
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    format: ObjectFormat,
 }
 
 /// Writes one JSON object for each image, with the fields of `docker image inspect`.
@@ -42,10 +43,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let text = match args.format {
-        Format::Table => format!("{}\n", serde_json::to_string_pretty(&objects)?),
-        Format::Json => objects.iter().map(|object| format!("{object}\n")).collect(),
-    };
+    let pretty = serde_json::to_string_pretty(&objects)?;
+    let text = args
+        .format
+        .write(&objects, str::to_owned, || format!("{pretty}\n"))?;
     context.print(&text)?;
     match failed {
         Some(error) => Err(error),
