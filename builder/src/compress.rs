@@ -22,8 +22,9 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// gzip with its own default, which Docker's tools use as well.
-    pub const GZIP: Self = Self::Gzip(6);
+    /// gzip at the level that gives what other image tools give, within a percent: 6 takes a third more time for a
+    /// four-hundredth less.
+    pub const GZIP: Self = Self::Gzip(5);
     /// zstd with its own default.
     pub const ZSTD: Self = Self::Zstd(3);
 
@@ -37,7 +38,7 @@ impl Algorithm {
 }
 
 impl fmt::Display for Algorithm {
-    /// `gzip:6`
+    /// `gzip:5`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gzip(level) => write!(f, "gzip:{level}"),
@@ -146,7 +147,10 @@ fn piece(block: &[u8], algorithm: Algorithm) -> io::Result<Piece> {
     let compressed = match algorithm {
         Algorithm::Gzip(level) => {
             crc.update(block);
-            deflate(block, level)?
+            match level > 0 && is_noise(block) {
+                true => store(block),
+                false => deflate(block, level)?,
+            }
         }
         Algorithm::Zstd(level) => {
             let mut compressor = zstd::bulk::Compressor::new(level)?;
@@ -155,6 +159,35 @@ fn piece(block: &[u8], algorithm: Algorithm) -> io::Result<Piece> {
         }
     };
     Ok(Piece { compressed, crc })
+}
+
+/// Whether compression would be in vain, as for what is compressed already: deflate is slowest where it finds nothing.
+fn is_noise(block: &[u8]) -> bool {
+    let mut counts = [0_u64; 256];
+    for &byte in block {
+        counts[usize::from(byte)] += 1;
+    }
+    let squares: u64 = counts.iter().map(|count| count * count).sum();
+    let size = block.len() as u64;
+    // Were all bytes equally frequent, 256 times the sum would be the size squared. A fast compressor tells what
+    // frequencies do not: that bytes repeat.
+    let is_even = squares * 256 < size * size / 50 * 51;
+    is_even && zstd::bulk::compress(block, 1).is_ok_and(|packed| packed.len() >= block.len() / 100 * 99)
+}
+
+/// Deflate's stored blocks (RFC 1951, section 3.2.4), none of which is the last.
+fn store(block: &[u8]) -> Vec<u8> {
+    const LONGEST: usize = u16::MAX as usize;
+    let mut stored = Vec::with_capacity(block.len() + block.len().div_ceil(LONGEST) * 5);
+    for piece in block.chunks(LONGEST) {
+        #[allow(clippy::cast_possible_truncation, reason = "at most LONGEST")]
+        let length = piece.len() as u16;
+        stored.push(0);
+        stored.extend_from_slice(&length.to_le_bytes());
+        stored.extend_from_slice(&(!length).to_le_bytes());
+        stored.extend_from_slice(piece);
+    }
+    stored
 }
 
 /// Blocks of deflate (RFC 1951) that end at a byte, and none of which is the last.
@@ -271,6 +304,34 @@ mod tests {
     }
 
     #[test]
+    fn noise_is_stored_and_what_repeats_is_not() {
+        let mut state = 1_u64;
+        let noise: Vec<u8> = (0..3 << 20)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            })
+            .collect();
+        let packed = |plain: &[u8]| {
+            let mut out = Vec::new();
+            compress(Algorithm::GZIP, &mut &plain[..], &mut out).expect("into memory");
+            let mut back = Vec::new();
+            let read = flate2::read::GzDecoder::new(&out[..]).read_to_end(&mut back);
+            read.expect("decompressed");
+            assert!(back == plain);
+            out
+        };
+        let stored = packed(&noise);
+        assert!(stored.len() <= noise.len() + noise.len() / 10_000 + 64);
+        let plainly = stored.windows(60_000).any(|piece| piece == &noise[..60_000]);
+        assert!(plainly, "it is not compressed");
+        let repeated = noise[..20_000].repeat(100);
+        assert!(packed(&repeated).len() < repeated.len() / 20);
+    }
+
+    #[test]
     fn one_member_and_not_larger_than_need_be() {
         let plain = text(3 << 20);
         let mut out = Vec::new();
@@ -280,7 +341,7 @@ mod tests {
             .read_to_end(&mut back)
             .expect("decompressed");
         assert!(back == plain);
-        let mut whole = flate2::write::GzEncoder::new(Vec::new(), Compression::new(6));
+        let mut whole = flate2::write::GzEncoder::new(Vec::new(), Compression::new(5));
         whole.write_all(&plain).expect("into memory");
         assert!(out.len() < whole.finish().expect("into memory").len() * 101 / 100);
     }

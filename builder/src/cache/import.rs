@@ -11,6 +11,7 @@ use mica_fs::store::{Store, StoreError};
 
 use super::bundle::{Bundle, CACHE_CONFIG, INLINE};
 use super::{Key, Record, put};
+use crate::compress::Algorithm;
 use crate::image::{
     self, CONFIG_LIMIT, Descriptor, ImageConfig, ImageError, Index, MANIFEST_LIMIT, Manifest,
 };
@@ -277,7 +278,7 @@ impl Import {
         let noted = store
             .note_sources(&[blob.digest], origin.registry(), origin.repository())
             .and_then(|()| match blob.media_type.ends_with("gzip") {
-                true => store.note_compressed(id, "gzip:6", (blob.digest, blob.size)),
+                true => store.note_compressed(id, &Algorithm::GZIP.to_string(), (blob.digest, blob.size)),
                 false => Ok(()),
             });
         // It only saves time.

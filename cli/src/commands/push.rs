@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "HOW")]
     compression: Option<CompressionChoice>,
 
-    /// How hard to compress: up to 9 for gzip, up to 22 for zstd [default: 6, 3]
+    /// How hard to compress: up to 9 for gzip, up to 22 for zstd [default: 5, 3]
     #[arg(long, value_name = "LEVEL")]
     compression_level: Option<u32>,
 

@@ -34,7 +34,7 @@ pub struct Args {
     /// How to compress the layers [default: none for docker-archive, as they came for OCI]
     #[arg(long, value_name = "HOW")]
     compression: Option<CompressionChoice>,
-    /// How hard to compress the layers: up to 9 for gzip, up to 22 for zstd [default: 6, 3]
+    /// How hard to compress the layers: up to 9 for gzip, up to 22 for zstd [default: 5, 3]
     #[arg(long, value_name = "LEVEL", requires = "compression")]
     compression_level: Option<u32>,
 }
