@@ -1,5 +1,6 @@
 //! Databases of a lower layer, rewritten in place by many processes: the shape in which a peer loses data.
 //! `programs/database.py` is the load, and knows what must be there afterwards.
+//! `scripts/test --long` does it 200 times in all.
 
 use mica_tests::way::Ground;
 use mica_tests::{Scene, Way, machine};
@@ -59,7 +60,7 @@ fn check(way: Way, runs: u32) {
 
 #[test]
 fn databases_survive_as_root() {
-    check(Way::Root, machine::either(10, 200));
+    check(Way::Root, machine::either(10, 120));
 }
 
 #[test]
