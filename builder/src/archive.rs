@@ -26,6 +26,7 @@ mod layout;
 mod load;
 mod names;
 mod packed;
+mod pick;
 mod save;
 mod scan;
 mod sink;
@@ -37,7 +38,18 @@ pub use coding::{Coding, Compression, Existing};
 pub use layout::{LayoutImage, load_from_layout};
 pub use load::{Input, Loaded, load};
 pub use packed::save_packed;
+pub(crate) use pick::Archived;
+pub use pick::load_one;
 pub use save::{ArchiveFormat, Entry, Settings, save_file, write, write_layout};
+
+/// What archives are made of.
+pub(crate) mod parts {
+    pub(crate) use super::docker::{DockerImage, MANIFEST_JSON};
+    pub(crate) use super::names::{IMAGE_NAME, REF_NAME};
+    pub(crate) use super::save::OCI_LAYOUT;
+    pub(crate) use super::sink::{Archive, Directory, Sink};
+    pub(crate) use super::source::blob_name;
+}
 
 /// Why an archive could not be loaded. The store has no image more than before.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +121,22 @@ pub enum LoadError {
     /// The image is not for this machine.
     #[error("the archive has no image for {wanted}, only for {available}")]
     Platform {
-        /// This machine.
+        /// What was wanted: this machine's platform, unless another was asked for.
         wanted: String,
+        /// What there is.
+        available: String,
+    },
+    /// No image is meant by the name.
+    #[error("the archive has no image {which}, only {available}")]
+    Unknown {
+        /// The name.
+        which: String,
+        /// What there is.
+        available: String,
+    },
+    /// It does not say which of several images is meant.
+    #[error("the archive has several images: {available}")]
+    Several {
         /// What there is.
         available: String,
     },
@@ -155,6 +181,9 @@ impl LoadError {
             }
             Self::Truncated | Self::Digest { .. } | Self::Size { .. } | Self::Missing { .. } => {
                 Some("copy or download the archive again; nothing was loaded".to_owned())
+            }
+            Self::Several { .. } => {
+                Some("name one behind the archive and a colon, as in a.tar:app:1".to_owned())
             }
             Self::Image(error) => error.hint(),
             _ => None,

@@ -7,7 +7,7 @@
 //! - [`lint`]: what a Dockerfile better should not do; [`outline`]: what it offers.
 //! - [`context`], [`tree`]: where COPY and ADD take files from.
 //! - [`remote`], [`http`], [`url`]: files from servers and repositories.
-//! - [`registry`], [`pull`], [`push`]: images in registries, and how they come and go.
+//! - [`registry`], [`pull`], [`push`], [`mod@copy`]: images in registries, and how they come and go.
 //! - [`ssh`]: agents that steps and Git reach.
 //! - [`rootfs`], [`sandbox`]: what a command runs on, and in.
 //! - [`ledger`]: what is written down of each build; [`why`]: why steps were executed again.
@@ -23,6 +23,7 @@ pub mod cache;
 pub mod commit;
 pub mod compress;
 pub mod context;
+pub mod copy;
 pub mod dockerfile;
 pub mod epoch;
 pub mod event;
@@ -42,6 +43,7 @@ pub mod look;
 pub mod op;
 pub mod origin;
 pub mod outline;
+mod parallel;
 pub mod plan;
 pub mod product;
 pub mod pull;

@@ -3,17 +3,16 @@
 //! What came compressed leaves as it came, so an image that was pulled keeps its digests. A layer that was made here
 //! is compressed while it is sent, and what it became is remembered: the next push asks for that, and sends nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use mica_fs::digest::{DiffId, Digest};
 use mica_fs::store::{Store, StoreError};
 
 use crate::archive::{Coding, Compression, Existing};
 use crate::image::{self, Descriptor, Image, ImageError, MANIFEST_LIMIT, Manifest, MediaTypes, OCI_LAYER};
+use crate::parallel;
 use crate::reference::Reference;
 use crate::registry::{Client, ManifestName, RegistryError, Repository, UploadError};
 
@@ -252,16 +251,7 @@ impl<'a> Push<'a> {
             let bytes = self.store.read_blob(&image.manifest_digest, MANIFEST_LIMIT)?;
             (own.media_type().to_owned(), bytes)
         } else {
-            // One manifest speaks one language.
-            let types = MediaTypes::Oci;
-            let mut config = own.config.clone();
-            config.media_type = types.config().to_owned();
-            let layers = layers.into_iter().map(|mut layer| {
-                layer.media_type = types.layer(&layer.media_type);
-                layer
-            });
-            let mut manifest = Manifest::new(config, layers.collect());
-            manifest.other.clone_from(&own.other);
+            let manifest = own.rewritten(layers, MediaTypes::Oci);
             (manifest.media_type().to_owned(), image::to_json(&manifest))
         };
         let mut descriptor = Descriptor::new(&media_type, Digest::of(&bytes), bytes.len() as u64);
@@ -277,35 +267,12 @@ impl<'a> Push<'a> {
         config: &Outgoing,
         layers: &[Outgoing],
     ) -> Result<Vec<Descriptor>, PushError> {
-        let jobs: VecDeque<&Outgoing> = distinct(layers).chain([config]).collect();
-        let failed = AtomicBool::new(false);
+        let jobs: Vec<&Outgoing> = distinct(layers).chain([config]).collect();
         let sender = Sender::new(self, repository);
-        let queue = Mutex::new(jobs);
-        let results: Mutex<BTreeMap<Digest, Descriptor>> = Mutex::default();
-        let first_error: Mutex<Option<PushError>> = Mutex::default();
-        let work = || {
-            while !failed.load(Ordering::Relaxed) {
-                let Some(job) = lock(&queue).pop_front() else {
-                    return;
-                };
-                match sender.send(job) {
-                    Ok(descriptor) => drop(lock(&results).insert(job.stored.digest, descriptor)),
-                    Err(error) => {
-                        failed.store(true, Ordering::Relaxed);
-                        lock(&first_error).get_or_insert(error);
-                    }
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..JOBS.min(layers.len() + 1) {
-                scope.spawn(work);
-            }
-        });
-        if let Some(error) = lock(&first_error).take() {
-            return Err(error);
-        }
-        let results = lock(&results);
+        let sent = parallel::map(&jobs, JOBS, |job| {
+            Ok::<_, PushError>((job.stored.digest, sender.send(job)?))
+        })?;
+        let results: BTreeMap<Digest, Descriptor> = sent.into_iter().collect();
         let blobs: Vec<Digest> = results.values().map(|blob| blob.digest).collect();
         let origin = repository.origin();
         self.store

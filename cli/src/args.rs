@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::commands::{
-    analyze, blame, build, cat, commit, cp, df, diff, doctor, explore, fsck, history, images, import,
+    analyze, blame, build, cat, commit, copy, cp, df, diff, doctor, explore, fsck, history, images, import,
     inspect, load, log, login, logout, ls, mount, mounts, prune, pull, push, rmi, run, save, tag, trace,
     umount, upper, version, why,
 };
@@ -104,6 +104,7 @@ pub enum Command {
     Run(run::Args),
     Pull(pull::Args),
     Push(push::Args),
+    Copy(copy::Args),
     Login(login::Args),
     Logout(logout::Args),
     Images(images::Args),
@@ -150,6 +151,7 @@ impl Command {
             Self::Run(args) => run::run(args, context),
             Self::Pull(args) => pull::run(args, context),
             Self::Push(args) => push::run(args, context),
+            Self::Copy(args) => copy::run(args, context),
             Self::Login(args) => login::run(args, context),
             Self::Logout(args) => logout::run(args, context),
             Self::Images(args) => images::run(args, context),

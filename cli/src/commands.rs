@@ -5,6 +5,7 @@ pub mod blame;
 pub mod build;
 pub mod cat;
 pub mod commit;
+pub mod copy;
 pub mod cp;
 pub mod df;
 pub mod diff;

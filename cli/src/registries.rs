@@ -61,6 +61,22 @@ pub struct Options {
 }
 
 impl Options {
+    /// Those of one side of a copy.
+    pub fn of_side(
+        tls_verify: Option<bool>,
+        authfile: Option<PathBuf>,
+        creds: Option<String>,
+        cert_dir: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            tls_verify,
+            plain_http: false,
+            authfile: authfile.filter(|_| creds.is_none()),
+            creds,
+            cert_dir,
+        }
+    }
+
     /// What a client is to be told.
     ///
     /// # Errors

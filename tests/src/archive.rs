@@ -169,6 +169,50 @@ impl Members {
         Self(members)
     }
 
+    /// An OCI image layout of an index, with an image of one layer for each of these architectures.
+    pub fn index(name: &str, images: &[(&str, Vec<u8>)]) -> Self {
+        let mut members = vec![(
+            "oci-layout".to_owned(),
+            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+        )];
+        let mut blob = |kind: &str, bytes: Vec<u8>| {
+            let digest = sha256(&bytes);
+            let descriptor = json!({
+                "mediaType": format!("application/vnd.oci.image.{kind}"),
+                "digest": format!("sha256:{digest}"),
+                "size": bytes.len(),
+            });
+            members.push((format!("blobs/sha256/{digest}"), bytes));
+            descriptor
+        };
+        let mut entries = Vec::new();
+        for (architecture, tar) in images {
+            let layer = Packed::gzip(tar);
+            let mut config: Value =
+                serde_json::from_slice(&config(std::slice::from_ref(&layer))).expect("it is JSON");
+            config["architecture"] = json!(architecture);
+            let manifest = json!({
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "config": blob("config.v1+json", config.to_string().into_bytes()),
+                "layers": [blob("layer.v1.tar+gzip", layer.blob)],
+            });
+            let mut entry = blob("manifest.v1+json", manifest.to_string().into_bytes());
+            entry["platform"] = json!({ "os": "linux", "architecture": architecture });
+            entries.push(entry);
+        }
+        let inner = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": entries,
+        });
+        let mut listed = blob("index.v1+json", inner.to_string().into_bytes());
+        listed["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+        let index = json!({ "schemaVersion": 2, "manifests": [listed] });
+        members.push(("index.json".to_owned(), index.to_string().into_bytes()));
+        Self(members)
+    }
+
     /// The content of the member whose name holds this text.
     ///
     /// # Panics

@@ -101,15 +101,15 @@ impl Arrived {
             return Ok(Kept::Stored { digest, size });
         }
         // Only the blobs of an OCI layout have digests that are to stay.
-        let keeps_blob = path.as_bytes().starts_with(b"blobs/") && super::load::is_compressed(&head);
+        let keeps_blob = path.as_bytes().starts_with(b"blobs/") && super::source::is_compressed(&head);
         let tried = attempt(store, path, &mut (&head[..]).chain(content), keeps_blob)?;
         Ok(Kept::Layer(tried))
     }
 
-    /// Opens a file that is in memory.
-    pub(super) fn open(&self, name: &str, path: &ImagePath) -> Result<(Box<dyn Read + '_>, u64), LoadError> {
+    /// A file that is in memory.
+    pub(super) fn bytes(&self, name: &str, path: &ImagePath) -> Result<&[u8], LoadError> {
         match self.members.get(path) {
-            Some(Kept::Bytes(bytes)) => Ok((Box::new(&bytes[..]), bytes.len() as u64)),
+            Some(Kept::Bytes(bytes)) => Ok(bytes),
             Some(Kept::Layer(Tried { size, .. }) | Kept::Stored { size, .. }) => Err(LoadError::TooLarge {
                 member: name.to_owned(),
                 size: *size,

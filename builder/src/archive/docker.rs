@@ -3,16 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 /// Name of the table of contents.
-pub(super) const MANIFEST_JSON: &str = "manifest.json";
+pub(crate) const MANIFEST_JSON: &str = "manifest.json";
 
 /// One image of a docker-archive.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct DockerImage {
+pub(crate) struct DockerImage {
     /// The member with the configuration.
-    pub(super) config: String,
+    pub(crate) config: String,
     /// The names, short: `busybox:latest`.
-    pub(super) repo_tags: Option<Vec<String>>,
+    pub(crate) repo_tags: Option<Vec<String>>,
     /// The members with the layers, bottom layer first.
-    pub(super) layers: Option<Vec<String>>,
+    pub(crate) layers: Option<Vec<String>>,
 }

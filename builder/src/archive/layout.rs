@@ -7,7 +7,7 @@ use mica_fs::store::Store;
 use super::load::{INDEX_DEPTH, Staged, choose, json, oci_image, publish, stage};
 use super::source::Source;
 use super::{LoadError, names};
-use crate::image::{Descriptor, Image, Index, MANIFEST_LIMIT};
+use crate::image::{Descriptor, Image, Index, MANIFEST_LIMIT, Platform};
 
 /// Which image of a layout.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,7 +55,7 @@ pub fn load_from_layout(store: &Store, directory: &Path, which: &LayoutImage) ->
             },
         });
     }
-    let descriptor = choose(&source, &fitting, INDEX_DEPTH)?;
+    let descriptor = choose(&source, &fitting, &Platform::host(), INDEX_DEPTH)?;
     let found = oci_image(&source, descriptor, None)?;
     let mut staged = Staged::new();
     stage(store, &mut source, &found, &mut staged)?;

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use mica_fs::digest::{DiffId, Digest, Hashing};
@@ -16,7 +15,7 @@ use mica_fs::store::{Store, WorkDir};
 
 use super::arrived::{Arrived, Kept, Tried};
 use super::docker::{DockerImage, MANIFEST_JSON};
-use super::source::{Source, blob_name, verify};
+use super::source::{Source, blob_name, is_compressed_file, verify};
 use super::{LoadError, names};
 use crate::image::{
     self, CONFIG_LIMIT, Descriptor, Image, ImageConfig, Index, MANIFEST_LIMIT, Manifest, OCI_CONFIG,
@@ -65,7 +64,7 @@ pub fn load(store: &Store, input: Input<'_>) -> Result<Vec<Loaded>, LoadError> {
         .collect()
 }
 
-fn open(store: &Store, input: Input<'_>) -> Result<Source, LoadError> {
+pub(super) fn open(store: &Store, input: Input<'_>) -> Result<Source, LoadError> {
     let path = match input {
         Input::Stream(stream) => return Ok(Source::Arrived(Arrived::take_in(store, stream)?)),
         Input::Path(path) => path,
@@ -76,35 +75,25 @@ fn open(store: &Store, input: Input<'_>) -> Result<Source, LoadError> {
         return Ok(Source::Directory(path.to_owned()));
     }
     let mut file = File::open(path).map_err(error)?;
-    let mut start = [0; 6];
-    if metadata.is_file() {
-        let n = file.read_at(&mut start, 0).map_err(error)?;
-        if !is_compressed(&start[..n]) {
-            return Source::tar(file);
-        }
+    if metadata.is_file() && !is_compressed_file(&file).map_err(error)? {
+        return Source::tar(file);
     }
     Ok(Source::Arrived(Arrived::take_in(store, &mut file)?))
-}
-
-/// Whether bytes begin like one of the compressed formats that are read, rather than like a tar.
-pub(super) fn is_compressed(bytes: &[u8]) -> bool {
-    let formats: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    formats.iter().any(|format| bytes.starts_with(format))
 }
 
 /// An image as the archive describes it; the layers are not yet read.
 pub(super) struct Found {
     /// The manifest, if the archive has one.
     manifest: Option<(Descriptor, Vec<u8>, Manifest)>,
-    config: ImageConfig,
-    config_bytes: Vec<u8>,
-    layers: Vec<FoundLayer>,
-    names: Vec<Reference>,
+    pub(super) config: ImageConfig,
+    pub(super) config_bytes: Vec<u8>,
+    pub(super) layers: Vec<FoundLayer>,
+    pub(super) names: Vec<Reference>,
 }
 
-struct FoundLayer {
-    diff_id: DiffId,
-    member: String,
+pub(super) struct FoundLayer {
+    pub(super) diff_id: DiffId,
+    pub(super) member: String,
     /// The blob as the manifest describes it, if there is a manifest.
     blob: Option<Descriptor>,
 }
@@ -140,7 +129,7 @@ fn oci_contents(source: &Source) -> Result<Vec<Found>, LoadError> {
         let name = group
             .first()
             .and_then(|descriptor| names::of_descriptor(descriptor));
-        let descriptor = choose(source, &group, INDEX_DEPTH)?;
+        let descriptor = choose(source, &group, &Platform::host(), INDEX_DEPTH)?;
         let same = found
             .iter_mut()
             .find(|image| matches!(&image.manifest, Some((d, _, _)) if d.digest == descriptor.digest));
@@ -161,7 +150,7 @@ fn oci_contents(source: &Source) -> Result<Vec<Found>, LoadError> {
 
 /// The entries of a layout's index, those of one name together: several of them are one image for several
 /// platforms. Entries without a name stand alone, unless they are told apart by their platforms.
-fn group_by_name(manifests: &[Descriptor]) -> Vec<Vec<&Descriptor>> {
+pub(super) fn group_by_name(manifests: &[Descriptor]) -> Vec<Vec<&Descriptor>> {
     let mut groups: Vec<Vec<&Descriptor>> = Vec::new();
     for descriptor in manifests.iter().filter(|descriptor| !descriptor.is_attestation()) {
         let name = names::of_descriptor(descriptor);
@@ -179,14 +168,14 @@ fn group_by_name(manifests: &[Descriptor]) -> Vec<Vec<&Descriptor>> {
     groups
 }
 
-/// The manifest among `candidates` that is for this machine; indexes are opened.
+/// The manifest among `candidates` that is for `platform`; indexes are opened.
 pub(super) fn choose(
     source: &Source,
     candidates: &[&Descriptor],
+    platform: &Platform,
     depth: u32,
 ) -> Result<Descriptor, LoadError> {
-    let host = Platform::host();
-    let fitting = |descriptor: &&&Descriptor| descriptor.platform.as_ref().is_none_or(|p| p.suits(&host));
+    let fitting = |descriptor: &&&Descriptor| descriptor.platform.as_ref().is_none_or(|p| p.suits(platform));
     let chosen = match candidates {
         // A layout with one image is taken as it is: loading is not running.
         [only] if only.is_manifest() && depth == INDEX_DEPTH => Some(only),
@@ -198,7 +187,7 @@ pub(super) fn choose(
             .filter_map(|descriptor| descriptor.platform.as_ref().map(ToString::to_string))
             .collect();
         return Err(LoadError::Platform {
-            wanted: host.to_string(),
+            wanted: platform.to_string(),
             available: if available.is_empty() {
                 "nothing".to_owned()
             } else {
@@ -218,7 +207,7 @@ pub(super) fn choose(
     }
     let index: Index = json(&member, &source.read_blob(&chosen.digest, MANIFEST_LIMIT)?)?;
     let inner: Vec<&Descriptor> = index.manifests.iter().filter(|d| !d.is_attestation()).collect();
-    choose(source, &inner, depth - 1)
+    choose(source, &inner, platform, depth - 1)
 }
 
 pub(super) fn oci_image(
@@ -305,7 +294,7 @@ fn docker_contents(source: &Source) -> Result<Vec<Found>, LoadError> {
         .collect()
 }
 
-fn docker_image(source: &Source, docker: DockerImage) -> Result<Found, LoadError> {
+pub(super) fn docker_image(source: &Source, docker: DockerImage) -> Result<Found, LoadError> {
     let config_bytes = source.read(&docker.config, CONFIG_LIMIT)?;
     // Docker names the configuration by its digest; other tools may not.
     let base = docker.config.rsplit('/').next().unwrap_or_default();

@@ -4,12 +4,12 @@ use crate::image::Descriptor;
 use crate::reference::Reference;
 
 /// The annotation with the full name, as containerd and Docker since 25 write it.
-pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
 /// OCI's annotation: by the specification a mere tag, but many tools write a full name.
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The name that an entry of an OCI index gives to its image.
-pub(super) fn of_descriptor(descriptor: &Descriptor) -> Option<Reference> {
+pub(crate) fn of_descriptor(descriptor: &Descriptor) -> Option<Reference> {
     let full = descriptor.annotation(IMAGE_NAME).and_then(tagged);
     let reference = || {
         descriptor
@@ -22,7 +22,7 @@ pub(super) fn of_descriptor(descriptor: &Descriptor) -> Option<Reference> {
 }
 
 /// The name in that text, if it is one that the store can keep.
-pub(super) fn tagged(text: &str) -> Option<Reference> {
+pub(crate) fn tagged(text: &str) -> Option<Reference> {
     match Reference::parse(text) {
         Ok(reference) => reference.digest().is_none().then_some(reference),
         Err(error) => {

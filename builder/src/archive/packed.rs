@@ -26,10 +26,10 @@ fn algorithm(path: &Path) -> Result<Option<Algorithm>, SaveError> {
 ///
 /// # Errors
 /// What `write` fails with, [`SaveError::Write`] and [`SaveError::Packing`].
-pub fn save_packed(
+pub fn save_packed<E: From<SaveError> + Send>(
     path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), SaveError> + Send,
-) -> Result<(), SaveError> {
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E> + Send,
+) -> Result<(), E> {
     match algorithm(path)? {
         None => save_file(path, write),
         Some(algorithm) => save_file(path, |out| {
@@ -45,7 +45,8 @@ pub fn save_packed(
                 drop(plain);
                 let written = writer.join();
                 packed.map_err(failed)?;
-                written.map_err(|_| failed(io::Error::other("the thread that writes has panicked")))?
+                let lost = |_| failed(io::Error::other("the thread that writes has panicked"));
+                written.map_err(lost)?
             })
         }),
     }

@@ -14,11 +14,11 @@ use super::docker::{DockerImage, MANIFEST_JSON};
 use super::names::{IMAGE_NAME, REF_NAME};
 use super::sink::{Archive, Directory, Sink};
 use super::source::blob_name;
-use crate::image::{self, Descriptor, Image, Index, MANIFEST_LIMIT, Manifest, MediaTypes, OCI_LAYER};
+use crate::image::{self, Descriptor, Image, Index, MANIFEST_LIMIT, MediaTypes, OCI_LAYER};
 use crate::reference::Reference;
 
 /// The content of `oci-layout` (OCI image specification, "oci-layout file").
-const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The form of an archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArchiveFormat {
@@ -239,11 +239,7 @@ impl<'a> Collector<'a> {
             let bytes = self.store.read_blob(&image.manifest_digest, MANIFEST_LIMIT)?;
             return Ok((image.manifest.media_type().to_owned(), bytes));
         }
-        let mut config = image.manifest.config.clone();
-        config.media_type = settings.media_types.config().to_owned();
-        let mut manifest = Manifest::new(config, layers);
-        manifest.media_type = Some(settings.media_types.manifest().to_owned());
-        manifest.other.clone_from(&image.manifest.other);
+        let mut manifest = image.manifest.rewritten(layers, settings.media_types);
         manifest.annotate(&settings.annotations);
         Ok((manifest.media_type().to_owned(), image::to_json(&manifest)))
     }

@@ -1,6 +1,7 @@
 //! Where the parts of an archive go: into a tar, or into the directory of a layout.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,10 @@ use super::SaveError;
 use super::source::blob_name;
 
 /// Takes the parts of an archive. No blob is given twice.
-pub(super) trait Sink {
+pub(crate) trait Sink {
+    /// Whether a blob is there already, and need not be given.
+    fn has(&self, digest: &Digest, size: u64) -> bool;
+
     /// Writes a blob.
     fn blob(&mut self, digest: &Digest, size: u64, content: &mut dyn Read) -> Result<(), SaveError>;
 
@@ -21,27 +25,33 @@ pub(super) trait Sink {
     /// Writes the blob that such a file has become.
     fn blob_file(&mut self, digest: &Digest, size: u64, file: NamedTempFile) -> Result<(), SaveError>;
 
-    /// Writes a file at the top.
+    /// Writes a file at the top, in place of one of that name.
     fn file(&mut self, name: &str, content: &[u8]) -> Result<(), SaveError>;
 }
 
 /// A tar. Since the size stands before a member, a layer that is compressed on the way is written to `scratch` first.
-pub(super) struct Archive<'a> {
+pub(crate) struct Archive<'a> {
     tar: tar::Builder<&'a mut dyn Write>,
+    written: BTreeSet<Digest>,
     scratch: &'a Path,
 }
 
 impl<'a> Archive<'a> {
-    pub(super) fn begin(out: &'a mut dyn Write, scratch: &'a Path) -> Result<Self, SaveError> {
+    pub(crate) fn begin(out: &'a mut dyn Write, scratch: &'a Path) -> Result<Self, SaveError> {
         let mut tar = tar::Builder::new(out);
         for directory in ["blobs/", "blobs/sha256/"] {
             tar.append_data(&mut header(tar::EntryType::Directory, 0), directory, io::empty())
                 .map_err(archive_error)?;
         }
-        Ok(Self { tar, scratch })
+        let written = BTreeSet::new();
+        Ok(Self {
+            tar,
+            written,
+            scratch,
+        })
     }
 
-    pub(super) fn end(self) -> Result<(), SaveError> {
+    pub(crate) fn end(self) -> Result<(), SaveError> {
         self.tar
             .into_inner()
             .and_then(|out| out.flush())
@@ -57,7 +67,12 @@ impl<'a> Archive<'a> {
 }
 
 impl Sink for Archive<'_> {
+    fn has(&self, digest: &Digest, _size: u64) -> bool {
+        self.written.contains(digest)
+    }
+
     fn blob(&mut self, digest: &Digest, size: u64, content: &mut dyn Read) -> Result<(), SaveError> {
+        self.written.insert(*digest);
         self.member(&blob_name(digest), size, content)
     }
 
@@ -67,6 +82,7 @@ impl Sink for Archive<'_> {
 
     fn blob_file(&mut self, digest: &Digest, size: u64, mut file: NamedTempFile) -> Result<(), SaveError> {
         file.rewind().map_err(archive_error)?;
+        self.written.insert(*digest);
         self.member(&blob_name(digest), size, &mut file)
     }
 
@@ -95,10 +111,10 @@ fn header(kind: tar::EntryType, size: u64) -> tar::Header {
 }
 
 /// A directory.
-pub(super) struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    pub(super) fn begin(directory: PathBuf) -> Result<Self, SaveError> {
+    pub(crate) fn begin(directory: PathBuf) -> Result<Self, SaveError> {
         let blobs = directory.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(error(&blobs))?;
         Ok(Self(directory))
@@ -106,15 +122,20 @@ impl Directory {
 }
 
 impl Sink for Directory {
-    fn blob(&mut self, digest: &Digest, _size: u64, content: &mut dyn Read) -> Result<(), SaveError> {
-        let path = self.0.join(blob_name(digest));
-        let mut file = File::create(&path).map_err(error(&path))?;
-        io::copy(content, &mut file).map_err(error(&path))?;
-        Ok(())
+    fn has(&self, digest: &Digest, size: u64) -> bool {
+        let there = fs::metadata(self.0.join(blob_name(digest)));
+        there.is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+    }
+
+    fn blob(&mut self, digest: &Digest, size: u64, content: &mut dyn Read) -> Result<(), SaveError> {
+        let mut file = self.scratch()?;
+        io::copy(content, &mut file).map_err(error(file.path()))?;
+        self.blob_file(digest, size, file)
     }
 
     fn scratch(&self) -> Result<NamedTempFile, SaveError> {
         let made = tempfile::Builder::new()
+            .prefix(".mica-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
             .tempfile_in(&self.0);
         made.map_err(error(&self.0))
@@ -128,7 +149,10 @@ impl Sink for Directory {
 
     fn file(&mut self, name: &str, content: &[u8]) -> Result<(), SaveError> {
         let path = self.0.join(name);
-        fs::write(&path, content).map_err(error(&path))
+        let mut file = self.scratch()?;
+        file.write_all(content).map_err(error(&path))?;
+        file.persist(&path).map_err(|e| error(&path)(e.error))?;
+        Ok(())
     }
 }
 

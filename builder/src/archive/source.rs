@@ -4,11 +4,13 @@
 //! comes ([`Arrived`]): its layers are read only once, and nothing else of it is written to the disk.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mica_fs::digest::{Digest, Hashing};
+use mica_fs::layer::ingest::decompress;
 use mica_fs::path::ImagePath;
 use mica_fs::store::Store;
 
@@ -19,7 +21,10 @@ use crate::image::Descriptor;
 
 /// The files of an archive by name.
 pub(super) enum Source {
-    Tar { file: File, members: Members<Place> },
+    Tar {
+        file: Arc<File>,
+        members: Members<Place>,
+    },
     Directory(PathBuf),
     Arrived(Arrived),
 }
@@ -32,7 +37,40 @@ impl Source {
         while let Some((path, member)) = scan.next()? {
             members.insert(path, member)?;
         }
+        let file = Arc::new(file);
         Ok(Self::Tar { file, members })
+    }
+
+    /// Opens an archive, or the directory of a layout, whose files can be read in any order and more than once. What
+    /// is compressed is unpacked to a file without a name, in `$TMPDIR` or `/var/tmp`.
+    pub(super) fn open_path(path: &Path) -> Result<Self, LoadError> {
+        let error = |source| LoadError::read(&path.display().to_string(), source);
+        let metadata = path.metadata().map_err(error)?;
+        if metadata.is_dir() {
+            return Ok(Self::Directory(path.to_owned()));
+        }
+        let file = File::open(path).map_err(error)?;
+        match metadata.is_file() && !is_compressed_file(&file).map_err(error)? {
+            true => Self::tar(file),
+            false => Self::spool(file),
+        }
+    }
+
+    /// Takes in a stream to its end, into such a file.
+    pub(super) fn spool(stream: impl Read) -> Result<Self, LoadError> {
+        let mut plain = decompress(stream).map_err(|source| LoadError::read("the archive", source))?;
+        let directory = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        let spool = |source| LoadError::Spool { source };
+        let mut file = tempfile::tempfile_in(directory).map_err(spool)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match plain.read(&mut buffer) {
+                Ok(0) => return Self::tar(file),
+                Ok(n) => io::Write::write_all(&mut file, &buffer[..n]).map_err(spool)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(LoadError::read("the archive", source)),
+            }
+        }
     }
 
     /// Whether there is a file of that name.
@@ -47,7 +85,7 @@ impl Source {
     }
 
     /// Opens the file of that name: its content and its size in bytes.
-    pub(super) fn open(&self, name: &str) -> Result<(Box<dyn Read + '_>, u64), LoadError> {
+    pub(super) fn open(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), LoadError> {
         let missing = || LoadError::Missing {
             member: name.to_owned(),
         };
@@ -56,7 +94,7 @@ impl Source {
             Self::Tar { file, members } => {
                 let Place { offset, size } = *members.get(&path).ok_or_else(missing)?;
                 let reader = Piece {
-                    file,
+                    file: file.clone(),
                     position: offset,
                     end: offset + size,
                 };
@@ -74,7 +112,11 @@ impl Source {
                 }
                 Ok((Box::new(file), metadata.len()))
             }
-            Self::Arrived(arrived) => arrived.open(name, &path),
+            Self::Arrived(arrived) => {
+                let bytes = arrived.bytes(name, &path)?.to_vec();
+                let size = bytes.len() as u64;
+                Ok((Box::new(Cursor::new(bytes)), size))
+            }
         }
     }
 
@@ -101,7 +143,7 @@ impl Source {
         &self,
         digest: &Digest,
         size: u64,
-    ) -> Result<Hashing<Box<dyn Read + '_>>, LoadError> {
+    ) -> Result<Hashing<Box<dyn Read + Send>>, LoadError> {
         let name = blob_name(digest);
         let (reader, found) = self.open(&name)?;
         if found != size {
@@ -144,8 +186,21 @@ impl Source {
     }
 }
 
+/// Whether a file begins like one of the compressed formats that are read, rather than like a tar.
+pub(super) fn is_compressed_file(file: &File) -> io::Result<bool> {
+    let mut start = [0; 6];
+    let n = file.read_at(&mut start, 0)?;
+    Ok(is_compressed(&start[..n]))
+}
+
+/// Whether bytes begin so.
+pub(super) fn is_compressed(bytes: &[u8]) -> bool {
+    let formats: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    formats.iter().any(|format| bytes.starts_with(format))
+}
+
 /// The name of a blob within an OCI image layout.
-pub(super) fn blob_name(digest: &Digest) -> String {
+pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
@@ -169,13 +224,13 @@ fn member_path(name: &str) -> Option<ImagePath> {
 }
 
 /// A range of a file.
-struct Piece<'a> {
-    file: &'a File,
+struct Piece {
+    file: Arc<File>,
     position: u64,
     end: u64,
 }
 
-impl Read for Piece<'_> {
+impl Read for Piece {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = (self.end - self.position).min(buffer.len() as u64);
         let buffer = &mut buffer[..usize::try_from(wanted).unwrap_or(usize::MAX)];

@@ -34,6 +34,14 @@ pub enum MediaTypes {
 }
 
 impl MediaTypes {
+    /// Those that a manifest or an index of this media type uses.
+    pub fn of(media_type: &str) -> Self {
+        match media_type {
+            DOCKER_MANIFEST | DOCKER_INDEX => Self::Docker,
+            _ => Self::Oci,
+        }
+    }
+
     /// That of a manifest.
     pub fn manifest(self) -> &'static str {
         match self {
@@ -220,6 +228,24 @@ impl Manifest {
             config,
             layers,
             other: BTreeMap::new(),
+        }
+    }
+
+    /// The manifest with these layers instead, all of it in the words of `types`: one manifest speaks one language.
+    #[must_use]
+    pub fn rewritten(&self, layers: Vec<Descriptor>, types: MediaTypes) -> Self {
+        let mut config = self.config.clone();
+        config.media_type = types.config().to_owned();
+        let layers = layers.into_iter().map(|mut layer| {
+            layer.media_type = types.layer(&layer.media_type);
+            layer
+        });
+        Self {
+            schema_version: 2,
+            media_type: Some(types.manifest().to_owned()),
+            config,
+            layers: layers.collect(),
+            other: self.other.clone(),
         }
     }
 

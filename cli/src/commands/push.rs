@@ -69,7 +69,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(Stop::default());
     let client = args.registry.client(&stop)?;
     let store = context.store()?;
-    let coding = coding(&args)?;
+    let existing = match args.force_compression {
+        true => Existing::Recode,
+        false => Existing::Keep,
+    };
+    let coding = coding(args.compression, args.compression_level, existing)?;
     let images = match args.all_tags {
         true => all_tags(&store, &args.image)?,
         false => vec![one(&store, &args.image, args.destination.as_deref())?],
@@ -120,21 +124,26 @@ fn all_tags(store: &Store, text: &str) -> anyhow::Result<Vec<(Image, Reference)>
     }
 }
 
-fn coding(args: &Args) -> anyhow::Result<Coding> {
-    let compression = args.compression.map_or(Compression::Gzip, Compression::from);
+/// How layers are compressed that leave for a registry.
+///
+/// # Errors
+/// A level that there is not.
+pub fn coding(
+    choice: Option<CompressionChoice>,
+    level: Option<u32>,
+    existing: Existing,
+) -> anyhow::Result<Coding> {
+    let compression = choice.map_or(Compression::Gzip, Compression::from);
     let highest = compression.highest_level().unwrap_or(0);
-    if args.compression_level.is_some_and(|level| level > highest) {
+    if level.is_some_and(|level| level > highest) {
         return Err(usage_error(format!(
             "--compression-level is a number from 0 to {highest}"
         )));
     }
     Ok(Coding {
         compression,
-        level: args.compression_level,
-        existing: match args.force_compression {
-            true => Existing::Recode,
-            false => Existing::Keep,
-        },
+        level,
+        existing,
     })
 }
 

@@ -51,7 +51,7 @@ enum SaveFormat {
 
 /// How layers are to be compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum CompressionChoice {
+pub enum CompressionChoice {
     /// Plain tars
     None,
     /// By gzip: every tool reads it
