@@ -126,19 +126,19 @@ def node(b, m, t, c):
 
 def rust(b, m, t, c):
     for crate in range(4):
-        source = f"{m.mnt}/work/c{crate}/src"
+        source = f"{m.mnt}/crates/c{crate}/src"
         os.makedirs(source)
         with open(f"{source}/lib.rs", "w") as file:
             for number in range(150):
                 file.write(f"pub fn f{number}(v: &[u64]) -> Vec<String> {{ v.iter().map(|x| (x ^ {number}).to_string()).collect() }}\n")
-        with open(f"{m.mnt}/work/c{crate}/Cargo.toml", "w") as file:
+        with open(f"{m.mnt}/crates/c{crate}/Cargo.toml", "w") as file:
             file.write(f'[package]\nname = "c{crate}"\nversion = "0.1.0"\nedition = "2021"\n')
-    with open(f"{m.mnt}/work/Cargo.toml", "w") as file:
+    with open(f"{m.mnt}/crates/Cargo.toml", "w") as file:
         file.write('[workspace]\nmembers = ["c*"]\nresolver = "2"\n')
     b.drop()
     # Without /proc the loader does not find what lies beside a program.
     build = (f"{PATH}:/opt/rust/bin LD_LIBRARY_PATH=/opt/rust/lib HOME=/root "
-             "cargo build --offline --quiet --manifest-path /work/Cargo.toml")
+             "cargo build --offline --quiet --manifest-path /crates/Cargo.toml")
     # Device nodes of a mount in a user namespace do not work.
     null = f"{m.mnt}/dev/null"
     b.run(f"mount --bind /dev/null {null}")

@@ -735,7 +735,7 @@ CHECKS = [value for value in list(globals().values()) if type(value) is type(fai
 
 for check in CHECKS:
     name = check.__name__
-    directory = f"{ROOT}/work/{name}"
+    directory = f"{ROOT}/scratch/{name}"
     os.makedirs(directory)
     os.chdir(directory)
     try:
