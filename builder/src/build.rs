@@ -50,7 +50,7 @@ pub fn build(
         }
         Err(_) => (BuildResult::Failed, None),
     };
-    solver.ledger.close(solver.store, outcome, image);
+    solver.ledger.close(outcome, image);
     result
 }
 

@@ -288,6 +288,8 @@ pub struct Copy {
     pub link: bool,
     /// `--parents`: a copy keeps the directories of its source's path.
     pub parents: bool,
+    /// What a RUN in its place would have, without a command: for who looks into the step.
+    pub surroundings: Run,
 }
 
 /// One source of a COPY or ADD.

@@ -73,6 +73,10 @@ pub enum BuildResult {
     Failed,
     /// It was stopped.
     Stopped,
+    /// It has not come to its end: its process was killed, or is at work still ([`Store::is_at_work`]).
+    ///
+    /// [`Store::is_at_work`]: mica_fs::store::Store::is_at_work
+    Killed,
 }
 
 /// A step as it is remembered.
@@ -94,6 +98,12 @@ pub struct StepRecord {
     pub asked: bool,
     /// How much of what lies below it the step has read, where that was looked at.
     pub inputs: Option<InputsRecord>,
+    /// What it gave was, but for times, what it had given before, and so the earlier layer was taken in its place.
+    #[serde(default)]
+    pub cut_off: bool,
+    /// How the cache's result compares with that of the step, where that was looked at (`--verify-cache`).
+    #[serde(default)]
+    pub verified: Option<Verified>,
     /// What its result depends on ([`crate::cache::Key`]); `None` for FROM, and for a step that never began.
     pub key: Option<Value>,
     /// The digest of the key without the layers below ([`crate::cache::Lineage::command`]).
@@ -141,6 +151,18 @@ pub enum StepOutcome {
     Failed,
     /// It was given up: another one failed before it, or the build was stopped.
     Canceled,
+    /// It was begun, and not ended.
+    AtWork,
+}
+
+/// How a result of the cache compares with what the step gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verified {
+    /// It is the same.
+    Same,
+    /// It differs at these paths.
+    Different(Vec<String>),
 }
 
 /// How much of what lies below a step it has read.
@@ -259,6 +281,13 @@ impl BuildRecord {
     /// The step that the image ends with.
     pub fn last(&self) -> Option<&StepRecord> {
         self.steps.last()
+    }
+}
+
+impl StepOutcome {
+    /// Whether it was begun and came to an end, be it a bad one.
+    pub fn is_ended(self) -> bool {
+        !matches!(self, Self::Pending | Self::AtWork)
     }
 }
 

@@ -43,7 +43,7 @@ mod verify;
 
 use ahead::Ahead;
 use cached::{Given, Subject, identity_value};
-use inspect::{Inspector, Moment};
+use inspect::{Inspector, Moment, Then};
 pub use jobs::Jobs;
 use once::{Once, Turn};
 pub use verify::WrongHit;
@@ -285,7 +285,7 @@ pub struct Solver<'a> {
     /// Hears of everything.
     pub listener: Listener<'a>,
     /// Takes everything down.
-    pub ledger: &'a Ledger,
+    pub ledger: &'a Ledger<'a>,
     /// Looks into steps while the build waits, if anybody wants to.
     pub inspector: Option<Inspector<'a>>,
     /// Stops the build.
@@ -470,7 +470,7 @@ impl Solver<'_> {
         let mut sources = step.op.stages();
         let waited = sources.try_for_each(|id| at.progress.wait(id).map(drop));
         waited.map_err(|source| BuildError::new(step, source))?;
-        self.observed(number, step, || self.step(number, step, at))
+        self.observed(number, step, || self.step(step, at))
     }
 
     /// Does a step's work between its two events. A step that never begins has none.
@@ -501,12 +501,7 @@ impl Solver<'_> {
         result.map(|(value, _)| value).map_err(failed)
     }
 
-    fn step(
-        &self,
-        number: StepNumber,
-        step: &Step,
-        at: At<'_>,
-    ) -> Result<(cache::Record, Outcome), StepError> {
+    fn step(&self, step: &Step, at: At<'_>) -> Result<(cache::Record, Outcome), StepError> {
         let built = at.built;
         match &step.op {
             Op::Configure => {
@@ -530,18 +525,23 @@ impl Solver<'_> {
                     resolve: &|| Ok(identity_value(&self.identity(&built.layers, &run.user)?)),
                 };
                 let run = (run.as_ref(), mounts.as_slice());
-                self.inspect_idle((number, at.text, Moment::Before), run, &built.layers)?;
+                self.inspect_idle(at, Moment::Before, run, &built.layers)?;
                 let (record, outcome) = self.cached(at, &subject, || {
                     thread::scope(|scope| {
                         scope.spawn(|| self.read_for_later(at));
                         self.run(at, run)
                     })
                 })?;
-                let after: Vec<_> = built.layers.iter().copied().chain(record.layer).collect();
-                self.inspect_idle((number, at.text, Moment::After), run, &after)?;
+                self.inspect_idle(at, Moment::After, run, &after(built, &record))?;
                 Ok((record, outcome))
             }
-            Op::Copy(copy) => self.copy(copy, at),
+            Op::Copy(copy) => {
+                let surroundings = (&copy.surroundings, &[][..]);
+                self.inspect_idle(at, Moment::Before, surroundings, &built.layers)?;
+                let (record, outcome) = self.copy(copy, at)?;
+                self.inspect_idle(at, Moment::After, surroundings, &after(built, &record))?;
+                Ok((record, outcome))
+            }
         }
     }
 
@@ -605,7 +605,21 @@ impl Solver<'_> {
         virtuals
     }
 
-    fn run(&self, at: At<'_>, (run, mounts): (&Run, &[Resolved<'_>])) -> Result<Given, StepError> {
+    fn run(&self, at: At<'_>, run: (&Run, &[Resolved<'_>])) -> Result<Given, StepError> {
+        loop {
+            match self.attempt(at, run)? {
+                Some(given) => return Ok(given),
+                None => self.ledger.retried(at.number),
+            }
+        }
+    }
+
+    /// Runs the command; `None` if it failed, and who looked into it wants it run once more.
+    fn attempt(
+        &self,
+        at: At<'_>,
+        (run, mounts): (&Run, &[Resolved<'_>]),
+    ) -> Result<Option<Given>, StepError> {
         let (number, layers) = (at.number, &at.built.layers);
         let stopped = || self.stop.is_stopped();
         let mounts = self.mounts(mounts, &stopped)?;
@@ -630,14 +644,21 @@ impl Solver<'_> {
             return Err(StepError::Stopped);
         }
         if !exit.success() {
-            self.failed(at, exit, (run, &mounts), rootfs);
-            return Err(StepError::Command {
-                command: run.args.join(" "),
-                exit,
-            });
+            return match self.failed(at, exit, (run, &mounts), rootfs) {
+                Then::Again if !self.stop.is_stopped() => Ok(None),
+                _ => Err(StepError::Command {
+                    command: run.args.join(" "),
+                    exit,
+                }),
+            };
         }
-        self.commit(rootfs)
+        self.commit(rootfs).map(Some)
     }
+}
+
+/// The layers after a step that stood on `built`.
+fn after(built: &Built, record: &cache::Record) -> Vec<DiffId> {
+    built.layers.iter().copied().chain(record.layer).collect()
 }
 
 fn image_path(path: &str) -> Result<ImagePath, StepError> {

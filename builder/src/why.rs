@@ -9,7 +9,9 @@ use mica_fs::store::{Store, StoreError};
 use serde::Serialize;
 
 use crate::ledger::sources::Change;
-use crate::ledger::{self, BuildId, BuildRecord, LedgerError, StepOutcome, StepRecord};
+use crate::ledger::{
+    self, BuildId, BuildRecord, BuildResult, LedgerError, StepOutcome, StepRecord, Verified,
+};
 
 mod align;
 mod key;
@@ -33,10 +35,41 @@ pub enum WhyError {
 pub struct Explanation {
     /// The build.
     pub build: String,
+    /// What came of it.
+    pub result: Fate,
     /// The builds that it was compared with, the newest first.
     pub compared_with: Vec<String>,
     /// The steps that it shows.
     pub steps: Vec<Explained>,
+}
+
+/// What has come of a build so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// An image.
+    Built,
+    /// A step failed, or the image could not be written.
+    Failed,
+    /// It was stopped.
+    Stopped,
+    /// Its process died.
+    Killed,
+    /// It is not at its end.
+    AtWork,
+}
+
+impl Fate {
+    /// What has come of a build.
+    pub fn of(store: &Store, id: BuildId, record: &BuildRecord) -> Self {
+        match record.result {
+            BuildResult::Built => Self::Built,
+            BuildResult::Failed => Self::Failed,
+            BuildResult::Stopped => Self::Stopped,
+            BuildResult::Killed if store.is_at_work(id.0) => Self::AtWork,
+            BuildResult::Killed => Self::Killed,
+        }
+    }
 }
 
 /// What there is to say of a step.
@@ -55,6 +88,10 @@ pub struct Explained {
     pub reasons: Vec<Reason>,
     /// What changed below it and was not among what it read, if that is known.
     pub unread: Option<Unread>,
+    /// It gave what it had given before, so that the steps after it find what they know.
+    pub cut_off: bool,
+    /// Its result in the cache was compared with that of another execution, and is the same (`--verify-cache`).
+    pub verified: bool,
 }
 
 /// Files below a step that changed, and that it did not read.
@@ -133,6 +170,8 @@ pub enum Reason {
         path: String,
         /// What of it, in a word: `content`, `listing`...
         aspect: &'static str,
+        /// Of a listing: some of the names that came and went.
+        names: Vec<String>,
         /// Who changed it.
         by: Option<By>,
     },
@@ -150,6 +189,11 @@ pub enum Reason {
     Meaning,
     /// All is the same, but the step failed then.
     FailedBefore,
+    /// The cache has another result than the step gave when it was executed for comparison (`--verify-cache`).
+    WrongHit {
+        /// Where they differ.
+        paths: Vec<String>,
+    },
     /// All is the same, but the result is no longer in the store.
     Gone,
 }
@@ -211,11 +255,15 @@ pub fn explain(store: &Store, id: BuildId, record: &BuildRecord) -> Result<Expla
             before,
         });
         let (reasons, unread) = match step.outcome {
-            StepOutcome::Ran | StepOutcome::Failed => match pair {
+            StepOutcome::Ran | StepOutcome::Failed | StepOutcome::AtWork => match (&step.verified, pair) {
+                (Some(Verified::Different(paths)), _) => {
+                    let paths = paths.clone();
+                    (vec![Reason::WrongHit { paths }], None)
+                }
                 _ if !step.asked => (vec![Reason::NotAsked], None),
-                None if earlier.is_empty() => (vec![Reason::FirstBuild], None),
-                None => (vec![Reason::NewStep], None),
-                Some(pair) => pair.reasons()?,
+                (_, None) if earlier.is_empty() => (vec![Reason::FirstBuild], None),
+                (_, None) => (vec![Reason::NewStep], None),
+                (_, Some(pair)) => pair.reasons()?,
             },
             StepOutcome::Unchanged => (
                 Vec::new(),
@@ -230,12 +278,15 @@ pub fn explain(store: &Store, id: BuildId, record: &BuildRecord) -> Result<Expla
             outcome: step.outcome,
             reasons,
             unread,
+            cut_off: step.cut_off,
+            verified: step.verified == Some(Verified::Same),
         });
     }
     used.sort_unstable();
     used.dedup();
     Ok(Explanation {
         build: id.to_string(),
+        result: Fate::of(store, id, record),
         compared_with: used.iter().rev().map(BuildId::to_string).collect(),
         steps,
     })
@@ -284,7 +335,7 @@ impl Pair<'_> {
             }
         } else if reasons.is_empty() {
             reasons.push(match self.before.outcome {
-                StepOutcome::Failed | StepOutcome::Canceled => Reason::FailedBefore,
+                StepOutcome::Failed | StepOutcome::Canceled | StepOutcome::AtWork => Reason::FailedBefore,
                 _ => Reason::Gone,
             });
         }

@@ -1,7 +1,9 @@
 //! Many steps in one build, each in a stage of its own, and which of them are executed again after a change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+
+use serde_json::Value;
 
 use crate::Scene;
 use crate::command::Outcome;
@@ -58,13 +60,17 @@ impl<'s> Traced<'s> {
         traced
     }
 
-    /// Changes the sources as they were at the beginning, and checks what is executed.
+    /// Changes the sources as they were at the beginning, and checks what is executed, and that `mica why` names what
+    /// was changed.
     ///
     /// # Panics
     /// If that is not what the change says.
     pub fn check(&self, change: &Change) -> Outcome {
-        let restore = "rm -rf ctx; cp -a first ctx; cd ctx";
-        self.scene.shell(&format!("{restore}; {}", change.script)).ok();
+        self.scene.shell("rm -rf ctx; cp -a first ctx").ok();
+        // What `mica why` compares with.
+        self.build(&[]);
+        let sources = self.sources();
+        self.scene.shell(&format!("cd ctx; {}", change.script)).ok();
         let outcome = self.build(change.args);
         let after = self.ran();
         let is_wrong = |name: &&str| (self.before[name] != after[name]) != change.misses.contains(name);
@@ -79,7 +85,53 @@ impl<'s> Traced<'s> {
             change.misses,
             outcome.describe()
         );
+        let now = self.sources();
+        let is_other = |path: &&String| {
+            let is_owned = path.starts_with("/owned/") && !change.args.is_empty();
+            is_owned || sources.get(*path) != now.get(*path)
+        };
+        let changed = sources
+            .keys()
+            .chain(now.keys())
+            .filter(is_other)
+            .cloned()
+            .collect();
+        self.is_explained(change, &changed);
         outcome
+    }
+
+    /// Each step that was executed has reasons, each of them something that was changed.
+    fn is_explained(&self, change: &Change, changed: &BTreeSet<String>) {
+        let explained = self.scene.mica(["why", "--format", "json"]).ok().json();
+        let stage = |title: &str| Some(title.strip_prefix('[')?.split(' ').next()?.to_owned());
+        for step in explained["steps"].as_array().expect("there are steps") {
+            let title = step["title"].as_str().expect("a title");
+            let is_missed = |name: &&str| stage(title).as_deref() == Some(*name);
+            if !title.contains("] RUN") || !change.misses.iter().any(is_missed) {
+                continue;
+            }
+            let reasons = step["reasons"].as_array().expect("there are reasons");
+            let is_right = |reason: &Value| {
+                let path = reason["path"].as_str().unwrap_or_default();
+                let names = reason["names"].as_array().into_iter().flatten();
+                let mut names = names.filter_map(|name| Some(format!("{path}/{}", name.as_str()?)));
+                changed.contains(path) || names.any(|path| changed.contains(&path))
+            };
+            assert!(
+                !reasons.is_empty() && reasons.iter().all(is_right),
+                "{}: changed are {changed:?}, and {title} ran because of {reasons:#?}",
+                change.name
+            );
+        }
+    }
+
+    /// What the context has of sources, by their paths in the image: type, mode and content.
+    fn sources(&self) -> BTreeMap<String, String> {
+        let script = "cd ctx; find src owned -printf '/%p %y %m %l ' \\( -type f -printf '%n ' -exec md5sum {} \\; -o -printf '\\n' \\)";
+        let listed = self.scene.shell(script).ok().stdout();
+        let split =
+            |line: &str| Some(line.split_once(' ')?).map(|(path, rest)| (path.to_owned(), rest.to_owned()));
+        listed.lines().filter_map(split).collect()
     }
 
     /// Builds what was checked last once more; each step that the cache has is executed and compared.

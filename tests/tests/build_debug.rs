@@ -70,7 +70,7 @@ fn a_build_stops_before_and_after_a_step() {
     let shown = shown
         .says("#3 has not begun: RUN echo two > /two")
         .says("/two: No such file or directory")
-        .says("--break: no RUN #9 was reached");
+        .says("--break: no RUN, COPY or ADD #9 was reached");
     assert!(shown.status.success(), "{}", shown.describe());
     // Nothing that was done by hand is in the image.
     assert_eq!(scene.cat("app", "/one"), "one\n");
@@ -85,6 +85,58 @@ fn a_build_stops_before_and_after_a_step() {
     .expect("as before");
     again.says("#3 is done: RUN echo two > /two").says("#3 CACHED");
     assert_eq!(scene.cat("app", "/two"), "two\n");
+}
+
+#[test]
+fn a_copy_is_looked_into_before_and_after() {
+    for scene in Scene::everyone() {
+        scene.write("ctx/file", "copied");
+        let dockerfile = "FROM base\nENV COLOUR=red\nWORKDIR /work\nCOPY file .\nADD --link file /other\n";
+        let typed = "ls; echo colour=$COLOUR in=$(pwd); ls /dev/mica; echo by-hand > file\nexit\n";
+        let Some(shown) = build(&scene, dockerfile, "--break 3", typed) else {
+            return;
+        };
+        let shown = shown
+            .says("#3 has not begun: COPY file .")
+            .says("colour=red in=/work")
+            .says("/dev/mica: No such file")
+            .lacks("executes its command");
+        assert!(shown.status.success(), "{}", shown.describe());
+        assert_eq!(scene.cat("app", "/work/file"), "copied");
+        let after = build(
+            &scene,
+            dockerfile,
+            "--break-after 4",
+            "ls /other\ncat file\nexit\n",
+        )
+        .expect("as before");
+        after
+            .says("#4 is done: ADD --link")
+            .says("copied")
+            .says("#4 CACHED");
+    }
+}
+
+#[test]
+fn a_step_that_failed_is_executed_once_more() {
+    for scene in Scene::everyone() {
+        let dir = scene.mkdir("outside");
+        let volume = format!("--on-error=shell --volume={}:/outside", dir.display());
+        let dockerfile = "FROM base\nRUN echo x >> /tries; cat /outside/file && cp /tries /made\n";
+        // What was missing comes while the build waits.
+        let typed = "echo right > /outside/file\nexit 75\n";
+        let Some(shown) = build(&scene, dockerfile, &volume, typed) else {
+            return;
+        };
+        let shown = shown
+            .says("`exit 75` executes the step once more")
+            .says("#2 once more");
+        assert!(shown.status.success(), "{}", shown.describe());
+        // It began where it began the first time.
+        assert_eq!(scene.cat("app", "/made"), "x\n");
+        scene.mica(["why"]).ok().says("#2 RAN");
+        scene.is_clean();
+    }
 }
 
 #[test]

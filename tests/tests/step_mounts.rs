@@ -90,6 +90,28 @@ fn a_failed_step_is_mounted_as_it_was_left() {
 }
 
 #[test]
+fn what_a_new_directory_hides_is_among_the_changes() {
+    let Some(scene) = Scene::with_base() else { return };
+    let text = "FROM base\nRUN mkdir -p /d/sub && touch /d/sub/old /d/kept\n\
+                RUN rm -r /d && mkdir /d && touch /d/new /d/kept\n";
+    scene.build(text, ["-t", "app"]).ok();
+    scene.mkdir("m");
+    let list = [
+        "mount",
+        "--all",
+        "app",
+        "m",
+        "--",
+        "sh",
+        "-c",
+        "cat m/diff/03-*/changes",
+    ];
+    let changes = scene.mica(list).ok().stdout();
+    let of_d: Vec<_> = changes.lines().filter(|line| line.contains("/d/")).collect();
+    assert_eq!(of_d, ["C /d/kept", "A /d/new", "D /d/sub", "D /d/sub/old"]);
+}
+
+#[test]
 fn all_of_a_build_is_one_tree() {
     for scene in Scene::everyone() {
         scene.build(DOCKERFILE, ["-t", "app"]).ok();

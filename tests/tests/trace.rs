@@ -35,6 +35,22 @@ fn a_step_that_did_not_read_what_changed_stays() {
 }
 
 #[test]
+fn what_several_layers_have_counts_once() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("ctx/a", "one");
+    scene.write("ctx/b", "one");
+    let text =
+        "FROM base\nCOPY a b /src/\nRUN echo again >> /src/a; rm /home/user -r\nRUN cat /src/b > /dev/null\n";
+    scene.build(text, ["-t", "traced"]).ok();
+    scene.write("ctx/a", "two");
+    let again = scene.build(text, ["-t", "traced"]).ok().says("#4 CACHED");
+    scene.mkdir("m");
+    let find = ["mount", "traced@3", "m", "--", "sh", "-c", "find m | wc -l"];
+    let count = scene.mica(find).ok().stdout();
+    again.says(&format!(" of {} files read)", count.trim()));
+}
+
+#[test]
 fn what_was_made_on_nothing_is_not_taken_elsewhere() {
     let Some(scene) = Scene::with_base() else { return };
     scene.write("ctx/tool", "tool");

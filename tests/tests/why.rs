@@ -1,6 +1,8 @@
 //! What is written down of builds, and what `mica why` says by it.
 
 use mica_tests::Scene;
+use mica_tests::command::wait_until;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// The records of a scene's builds, the newest first.
@@ -272,6 +274,107 @@ fn not_asked_failed_and_pruned_are_reasons() {
     std::fs::write(&record, kept).expect("it can be written");
     scene.rebuild(["-t", "app"]).ok();
     assert_eq!(reason(&scene, 2)["reason"], "gone");
+}
+
+#[test]
+fn a_killed_build_tells_what_it_had_done() {
+    for scene in Scene::everyone() {
+        let text = "FROM base\nRUN echo one > /one\nRUN echo begun; sleep 71105\n";
+        let running = scene.build(text, ["-t", "app"]).start();
+        let works = || {
+            let listed = scene.mica(["why", "--format", "json"]).run();
+            listed.status.success() && listed.json()["steps"][2]["outcome"] == "at-work"
+        };
+        wait_until("the second RUN is at work", works);
+        scene
+            .mica(["why"])
+            .ok()
+            .says("build-1, which is at work still")
+            .says("#3 AT WORK");
+        scene.mica(["why", "--list"]).ok().says("at work");
+        running.signal(Signal::SIGKILL);
+        running.wait();
+        wait_until("nothing of the build lives", || {
+            scene.mica(["why", "--list"]).ok().has("killed")
+        });
+        scene
+            .mica(["why"])
+            .ok()
+            .says("build-1, which was killed")
+            .says("#2 RAN")
+            .says("#3 KILLED");
+        // What it had done is there to look into.
+        scene.mkdir("m");
+        let seen = scene.mica(["mount", "app@2", "m", "--", "cat", "m/one"]).ok();
+        assert_eq!(seen.stdout(), "one\n");
+        scene.mica(["mount", "app@3", "m", "--", "true"]).fails();
+        scene.build(&text.replace("71105", "0"), ["-t", "app"]).ok();
+        assert_eq!(records(&scene).len(), 2);
+        scene.mica(["why"]).ok().says("#2 CACHED").says("#3 RAN");
+        scene.rebuild(["-t", "app"]).ok();
+    }
+}
+
+#[test]
+fn cut_off_and_verified_steps_say_so() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("ctx/code", "x # one\n");
+    let text = "FROM base\nCOPY code /code\nRUN sed 's/ *#.*//' /code > /made\nRUN cat /made\n";
+    scene.build(text, ["-t", "app"]).ok();
+    scene.write("ctx/code", "x # another remark\n");
+    scene.rebuild(["-t", "app"]).ok();
+    scene
+        .mica(["why", "app@3"])
+        .ok()
+        .says("it gave what it had given before");
+    assert_eq!(explained(&scene, 3)["cutOff"], true);
+    assert_eq!(explained(&scene, 3)["reasons"][0]["path"], "/code");
+    assert_eq!(explained(&scene, 4)["cutOff"], false);
+    scene.rebuild(["-t", "app", "--verify-cache=100%"]).ok();
+    for number in 2..=4 {
+        assert_eq!(explained(&scene, number)["verified"], true);
+    }
+    scene
+        .mica(["why", "app@3"])
+        .ok()
+        .says("#3 CACHED")
+        .says("the cache is right");
+    // What a command takes from outside is no input: here it makes the cache wrong.
+    let dir = scene.mkdir("outside");
+    scene.write("outside/file", "one");
+    let volume = format!("--volume={}:/outside:ro", dir.display());
+    scene
+        .build("FROM base\nRUN cat /outside/file > /copy\n", [volume.as_str()])
+        .ok();
+    scene.write("outside/file", "two");
+    scene.rebuild([volume.as_str(), "--verify-cache=100%"]).fails();
+    assert_eq!(explained(&scene, 2)["outcome"], "failed");
+    assert_eq!(
+        reason(&scene, 2),
+        serde_json::json!({"reason": "wrong-hit", "paths": ["/copy"]})
+    );
+    scene
+        .mica(["why"])
+        .ok()
+        .says("the cache has another result")
+        .says("/copy");
+}
+
+#[test]
+fn names_that_came_into_a_listed_directory_are_named() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.write("ctx/one", "");
+    scene
+        .build("FROM base\nCOPY . /src\nRUN ls /src > /list\n", ["-t", "app"])
+        .ok();
+    scene.write("ctx/two", "");
+    scene.rebuild(["-t", "app"]).ok();
+    assert_eq!(reason(&scene, 3)["aspect"], "listing");
+    assert_eq!(reason(&scene, 3)["names"], serde_json::json!(["two"]));
+    scene
+        .mica(["why"])
+        .ok()
+        .says("it listed /src, where names came or went: two: by #2 [2/3] COPY . /src from two");
 }
 
 #[test]

@@ -201,7 +201,7 @@ pub fn layers(
 ) -> Result<Vec<Arc<Layer>>, FindError> {
     let named = |step: &StepRecord| record.title(step);
     let failed = match step.outcome {
-        StepOutcome::Pending | StepOutcome::Canceled => None,
+        StepOutcome::Pending | StepOutcome::Canceled | StepOutcome::AtWork => None,
         StepOutcome::Failed => step.layer.map(Some),
         StepOutcome::Cached | StepOutcome::Unchanged | StepOutcome::Ran => Some(None),
     };

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mica_fs::forest::{Forest, Plant};
-use mica_fs::layer::index::{EntryId, Slot};
-use mica_fs::layer::{Kind, Layer};
-use mica_fs::overlay::{Follow, Overlay};
+use mica_fs::layer::Layer;
+use mica_fs::overlay::Overlay;
 use mica_fs::path::ImagePath;
 use mica_fs::store::Store;
 
 use super::find::{FindError, layers};
-use super::{BuildId, BuildRecord, StepOutcome, StepRecord};
+use super::{BuildId, BuildRecord, StepRecord};
+use crate::look::Stack;
+use crate::look::changes::{Change, Precision, compare};
 
 /// How much of an instruction is in the name of its directory, in characters.
 const NAME: usize = 32;
@@ -44,7 +45,7 @@ pub fn plant(store: &Store, id: BuildId, record: &BuildRecord) -> Result<Planted
         let stack = match layers(store, id, record, step) {
             Ok(stack) => stack,
             // What never began is not missed.
-            Err(FindError::NotDone { .. }) if step.outcome == StepOutcome::Pending => continue,
+            Err(FindError::NotDone { .. }) if !step.outcome.is_ended() => continue,
             Err(error) => {
                 missing.push(error);
                 continue;
@@ -109,38 +110,21 @@ fn diff(stack: &[Arc<Layer>]) -> Plant {
     ]))
 }
 
-/// A line for each path that the topmost layer mentions, with `A` for added, `C` for changed, `D` for deleted before it.
-fn changes(mut stack: Vec<Arc<Layer>>) -> String {
-    let Some(layer) = stack.pop() else {
-        return String::new();
+/// A line for each path that the topmost layer changes or stores again, with `A` for added, `C` for changed, `D` for
+/// deleted before it; also for what a directory hides that takes the place of another.
+fn changes(stack: Vec<Arc<Layer>>) -> String {
+    let stack = Stack::new(stack);
+    let below = stack.view(stack.layers().len().saturating_sub(1));
+    let changes = compare(below, stack.top(), &ImagePath::root(), Precision::Storage);
+    let line = |change: &Change| {
+        let letter = match (&change.before, &change.after) {
+            (None, _) => 'A',
+            (Some(_), Some(_)) => 'C',
+            (Some(_), None) => 'D',
+        };
+        format!("{letter} {}\n", change.path.to_string().escape_debug())
     };
-    let below = Overlay::read_only(stack);
-    let is_below = |path: &ImagePath| below.resolve(path, Follow::No).is_ok();
-    let mut lines = Vec::new();
-    let mut todo = vec![(ImagePath::root(), EntryId::ROOT)];
-    while let Some((path, directory)) = todo.pop() {
-        for (name, slot) in layer.index().children(directory) {
-            let path = path.join(name);
-            let letter = match (&slot, is_below(&path)) {
-                (Slot::Whiteout, true) => Some('D'),
-                (Slot::Whiteout, false) => None,
-                (_, true) => Some('C'),
-                (_, false) => Some('A'),
-            };
-            let mut is_implicit = false;
-            if let Slot::Entry(id) = slot
-                && let Some(entry) = layer.index().entry(id)
-                && entry.kind() == Kind::Directory
-            {
-                is_implicit = entry.is_implicit();
-                todo.push((path.clone(), id));
-            }
-            lines.extend(letter.filter(|_| !is_implicit).map(|letter| (path, letter)));
-        }
-    }
-    lines.sort();
-    let line = |(path, letter): &(ImagePath, char)| format!("{letter} {}\n", path.to_string().escape_debug());
-    lines.iter().map(line).collect()
+    changes.iter().map(line).collect()
 }
 
 /// The beginning of an instruction as a name that a shell takes as it is.

@@ -93,15 +93,11 @@ impl LedgerError {
     }
 }
 
-/// Puts a record into the store, with the layer of its failed step.
-pub(super) fn keep(
-    store: &Store,
-    record: &BuildRecord,
-    failed_layer: Option<WorkDir>,
-) -> Result<BuildId, LedgerError> {
+/// Puts a record into the store. The build is at work for as long as what comes with its number is held.
+pub(super) fn keep(store: &Store, record: &BuildRecord) -> Result<(BuildId, WorkDir), LedgerError> {
     let work = store.work_dir()?;
     write(work.path().join(FILE), record)?;
-    Ok(BuildId(store.publish_build(&work, failed_layer.as_ref())?))
+    Ok((BuildId(store.publish_build(&work)?), work))
 }
 
 /// Puts a record in place of the one that is there.

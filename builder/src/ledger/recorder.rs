@@ -10,7 +10,7 @@ use mica_fs::store::{Store, WorkDir};
 use super::keep;
 use super::{
     About, BaseKind, BaseRecord, BuildId, BuildRecord, BuildResult, InputsRecord, LedgerError, Shown,
-    SourcesRecord, StepOutcome, StepRecord, VERSION,
+    SourcesRecord, StepOutcome, StepRecord, VERSION, Verified,
 };
 use crate::cache::{self, Key};
 use crate::event::{Outcome, Planned, StepNumber};
@@ -18,8 +18,11 @@ use crate::graph::{Base, Graph, Stage};
 use crate::image::Image;
 use crate::url::mask_passwords;
 
-/// What happened in a build so far. A build must not fail for want of its record: what goes wrong here is logged.
-pub struct Ledger {
+/// What happened in a build so far. It is in the store as soon as a step is executed, so that it is known also of a build
+/// whose process is killed; one that the cache has whole is written down at its end. A build must not fail for want of its
+/// record: what goes wrong here is logged.
+pub struct Ledger<'s> {
+    store: &'s Store,
     begin: Instant,
     state: Mutex<State>,
 }
@@ -28,12 +31,13 @@ struct State {
     record: BuildRecord,
     /// The layer of what a failed command left: `tar` and `index`.
     failed_layer: Option<WorkDir>,
-    id: Option<BuildId>,
+    /// By what the record in the store is known, and what tells that the build is at work.
+    kept: Option<(BuildId, Option<WorkDir>)>,
 }
 
-impl Ledger {
+impl<'s> Ledger<'s> {
     /// A build begins. Passwords in URLs are not written down.
-    pub fn new(about: About) -> Self {
+    pub fn new(store: &'s Store, about: About) -> Self {
         let about = About {
             context: mask_passwords(&about.context),
             text: mask_passwords(&about.text),
@@ -44,7 +48,7 @@ impl Ledger {
             about,
             started: jiff::Timestamp::now().to_string(),
             milliseconds: 0,
-            result: BuildResult::Stopped,
+            result: BuildResult::Killed,
             manifest: None,
             image: None,
             steps: Vec::new(),
@@ -52,9 +56,10 @@ impl Ledger {
         let state = State {
             record,
             failed_layer: None,
-            id: None,
+            kept: None,
         };
         Self {
+            store,
             begin: Instant::now(),
             state: Mutex::new(state),
         }
@@ -123,6 +128,37 @@ impl Ledger {
         });
     }
 
+    /// A step is about to be executed, or to be executed again.
+    pub(crate) fn executing(&self, number: StepNumber) {
+        self.with(|state| {
+            if let Some(step) = state.record.steps.get_mut(number.0) {
+                step.outcome = StepOutcome::AtWork;
+            }
+            self.save(state);
+        });
+    }
+
+    /// What a step gave is but for times what it had given before, and that has taken its place.
+    pub(crate) fn cut_off(&self, number: StepNumber) {
+        self.step(number, |step| step.cut_off = true);
+    }
+
+    /// A result of the cache was compared with what the step gives.
+    pub(crate) fn verified(&self, number: StepNumber, verified: Verified) {
+        self.step(number, |step| step.verified = Some(verified));
+    }
+
+    /// A step that failed is executed once more: what it left is forgotten.
+    pub(crate) fn retried(&self, number: StepNumber) {
+        self.with(|state| {
+            if let Some(step) = state.record.steps.get_mut(number.0)
+                && step.layer.take().is_some()
+            {
+                state.failed_layer = None;
+            }
+        });
+    }
+
     /// A command failed and left this: a layer in a work directory.
     pub(crate) fn left(&self, number: StepNumber, layer: DiffId, directory: WorkDir) {
         self.with(|state| {
@@ -154,41 +190,60 @@ impl Ledger {
                 Outcome::Canceled => StepOutcome::Canceled,
             };
         });
+        if outcome == Outcome::Done {
+            self.with(|state| self.save(state));
+        }
     }
 
-    /// The build has ended: its record goes into the store.
-    pub(crate) fn close(&self, store: &Store, result: BuildResult, image: Option<&Image>) {
+    /// The build has ended.
+    pub(crate) fn close(&self, result: BuildResult, image: Option<&Image>) {
         self.with(|state| {
             let record = &mut state.record;
-            record.milliseconds = milliseconds(self.begin.elapsed());
             record.result = result;
             record.manifest = image.map(|image| image.manifest_digest);
             record.image = image.map(Image::id);
-            match keep::keep(store, record, state.failed_layer.take()) {
-                Ok(id) => state.id = Some(id),
-                Err(error) => warn(&error),
+            self.save(state);
+            let Some((id, at_work)) = &mut state.kept else {
+                return;
+            };
+            if let Some(layer) = state.failed_layer.take()
+                && let Err(error) = self.store.publish_failed_layer(id.0, &layer)
+            {
+                warn(&error.into());
             }
+            drop(at_work.take());
         });
     }
 
     /// The image that the store lists in the end, which may differ from what was built in annotations or times.
-    pub fn delivered(&self, store: &Store, image: &Image) {
+    pub fn delivered(&self, image: &Image) {
         self.with(|state| {
-            let Some(id) = state.id else { return };
             if state.record.manifest == Some(image.manifest_digest) {
                 return;
             }
             state.record.manifest = Some(image.manifest_digest);
             state.record.image = Some(image.id());
-            if let Err(error) = keep::replace(store, id, &state.record) {
-                warn(&error);
-            }
+            self.save(state);
         });
     }
 
     /// The build's record as it is now, and its number once it is kept.
     pub fn record(&self) -> (Option<BuildId>, BuildRecord) {
-        self.with(|state| (state.id, state.record.clone()))
+        self.with(|state| (state.kept.as_ref().map(|(id, _)| *id), state.record.clone()))
+    }
+
+    /// Writes the record into the store as it is.
+    fn save(&self, state: &mut State) {
+        state.record.milliseconds = milliseconds(self.begin.elapsed());
+        let saved = match &state.kept {
+            Some((id, _)) => keep::replace(self.store, *id, &state.record),
+            None => {
+                keep::keep(self.store, &state.record).map(|(id, work)| state.kept = Some((id, Some(work))))
+            }
+        };
+        if let Err(error) = saved {
+            warn(&error);
+        }
     }
 
     /// The number by which a step is shown.

@@ -436,18 +436,31 @@ impl<'a> Evaluator<'a> {
         let op = Op::Run(Box::new(graph::Run {
             args: shell.into_iter().chain(command).collect(),
             script,
-            env: self.scope.variables().to_vec(),
-            proxies: proxies(self.planner.request),
-            user: self.stage.config.config.user.clone(),
-            workdir: self.workdir_text().to_owned(),
             network: flags.network,
-            hosts: self.planner.request.hosts.clone(),
             mounts: [self.planner.request.volumes.clone(), flags.mounts].concat(),
-            hostname: self.planner.request.build_args.get(HOSTNAME_ARGUMENT).cloned(),
             security: flags.security,
-            limits: self.planner.request.limits.clone(),
+            ..self.surroundings()
         }));
         Ok((op, Some(history)))
+    }
+
+    /// What a RUN has here that has neither a command nor flags.
+    fn surroundings(&self) -> graph::Run {
+        let request = self.planner.request;
+        graph::Run {
+            args: Vec::new(),
+            script: None,
+            env: self.scope.variables().to_vec(),
+            proxies: proxies(request),
+            user: self.stage.config.config.user.clone(),
+            workdir: self.workdir_text().to_owned(),
+            network: request.network.unwrap_or(Network::Host),
+            hosts: request.hosts.clone(),
+            mounts: Vec::new(),
+            hostname: request.build_args.get(HOSTNAME_ARGUMENT).cloned(),
+            security: Security::Sandbox,
+            limits: request.limits.clone(),
+        }
     }
 
     fn run_flags(&self, flags: &[RunFlag]) -> Planned<RunFlags> {
@@ -618,6 +631,7 @@ impl<'a> Evaluator<'a> {
             unpack,
             link: options.link,
             parents: false,
+            surroundings: self.surroundings(),
         }));
         Ok((op, Some(words.join(" "))))
     }

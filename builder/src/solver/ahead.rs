@@ -21,6 +21,8 @@ impl<'scope> Ahead<'scope> {
         first: usize,
         progress: &'env Progress,
     ) -> Self {
+        // Who looks into a step wants to see it where it stands.
+        let is_free = |step| solver.inspector.is_none() && is_free(step);
         let free = stage.steps.iter().enumerate().filter(|(_, step)| is_free(step));
         let begin = |(offset, step): (usize, &'env Step)| {
             let number = StepNumber(first + 1 + offset);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{At, CachePolicy, Solver, StepError, Turn};
 use crate::cache::{self, Key, Made, Mode, Record};
-use crate::event::{Inputs, Outcome};
+use crate::event::{Inputs, Outcome, StepNumber};
 use crate::op::identity::{Accounts, Identity};
 use crate::rootfs::Rootfs;
 
@@ -92,7 +92,7 @@ impl Solver<'_> {
         let (record, outcome) = match self.known(&question)? {
             Some((record, outcome)) => {
                 if self.is_verified(&question.key.digest()) {
-                    self.verified(&record, &|| self.execute(&execute))?;
+                    self.verified(at.number, &record, &|| self.execute(at.number, &execute))?;
                 }
                 (record, outcome)
             }
@@ -147,12 +147,17 @@ impl Solver<'_> {
         Ok(Some((record, Outcome::Unchanged(inputs(&reads, &lowers)))))
     }
 
-    fn execute(&self, execute: &dyn Fn() -> Result<Given, StepError>) -> Result<Given, StepError> {
+    fn execute(
+        &self,
+        number: StepNumber,
+        execute: &dyn Fn() -> Result<Given, StepError>,
+    ) -> Result<Given, StepError> {
         let _job = self.jobs.begin();
-        match self.stop.is_stopped() {
-            true => Err(StepError::Stopped),
-            false => execute(),
+        if self.stop.is_stopped() {
+            return Err(StepError::Stopped);
         }
+        self.ledger.executing(number);
+        execute()
     }
 
     fn executed(
@@ -161,7 +166,7 @@ impl Solver<'_> {
         execute: &dyn Fn() -> Result<Given, StepError>,
     ) -> Result<Record, StepError> {
         let at = question.at;
-        let mut given = self.execute(execute)?;
+        let mut given = self.execute(at.number, execute)?;
         let lineage = match self.mode {
             Mode::Trace => Some((question.command()?, at.step(question.subject.kind))),
             Mode::Content => None,
@@ -169,6 +174,7 @@ impl Solver<'_> {
         if let (Some((command, _)), Some(layer), CachePolicy::Use) = (lineage, given.layer, at.policy)
             && let Some(last) = self.cut_off(at, &command, layer)?
         {
+            self.ledger.cut_off(at.number);
             given.layer = Some(last);
         }
         let made = Made {
@@ -221,9 +227,9 @@ fn inputs(reads: &ReadSet, lowers: &Lowers) -> Inputs {
     let present = reads
         .values()
         .filter(|seen| matches!(seen, Observation::Present(_)));
-    let entries = lowers.layers().iter().map(|layer| layer.index().len() as usize);
     Inputs {
         read: present.count(),
-        all: entries.sum(),
+        // The root is among what is looked at.
+        all: lowers.name_count() + 1,
     }
 }

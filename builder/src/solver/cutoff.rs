@@ -75,7 +75,7 @@ impl Solver<'_> {
                 probing: true,
                 ..at
             };
-            match self.step(number, step, at) {
+            match self.step(step, at) {
                 Ok((record, _)) => built.layers.extend(record.layer),
                 Err(_) => return false,
             }

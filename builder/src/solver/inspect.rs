@@ -31,6 +31,16 @@ pub enum Moment {
     Failed(Exit),
 }
 
+/// What the build does when a step was looked into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Then {
+    /// It goes on, or fails with the step.
+    #[default]
+    GoesOn,
+    /// It executes the step that failed once more.
+    Again,
+}
+
 /// A step at which the build waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Paused<'p> {
@@ -40,6 +50,8 @@ pub struct Paused<'p> {
     pub text: &'p str,
     /// When.
     pub moment: Moment,
+    /// Whether its command lies at [`STEP`]: that of a RUN.
+    pub has_command: bool,
     /// A shell that the filesystem has; `None` if it has none.
     pub shell: Option<&'static str>,
 }
@@ -56,47 +68,56 @@ pub type Start<'s> = &'s mut dyn FnMut(&[&str], Stdio) -> Result<Running, RunErr
 pub struct Inspector<'a> {
     /// Whether the step that the build shows with this number is looked into at that moment.
     pub wants: &'a (dyn Fn(usize, Moment) -> bool + Sync),
-    /// Looks into it; the step goes on when this returns. Several may be called at once.
-    pub look: &'a (dyn Fn(&Paused<'_>, Start<'_>) + Sync),
+    /// Looks into it; the build goes on when this returns. Several may be called at once.
+    pub look: &'a (dyn Fn(&Paused<'_>, Start<'_>) -> Then + Sync),
 }
 
 impl Solver<'_> {
     /// Keeps what a command left that failed, and has it looked into. What goes wrong with that does not hide the failure.
-    pub(super) fn failed(&self, at: At<'_>, exit: Exit, step: (&Run, &Ready<'_>), rootfs: Rootfs<'_>) {
-        let keep = || -> Result<(), StepError> {
+    pub(super) fn failed(
+        &self,
+        at: At<'_>,
+        exit: Exit,
+        step: (&Run, &Ready<'_>),
+        rootfs: Rootfs<'_>,
+    ) -> Then {
+        let keep = || -> Result<Then, StepError> {
             let (written, directory) = rootfs.pack()?;
             let left = Layer::open(directory.path()).map_err(|source| StoreError::Layer {
                 diff_id: written.diff_id,
                 source,
             })?;
             self.ledger.left(at.number, written.diff_id, directory);
-            self.inspect((at.number, at.text, Moment::Failed(exit)), step, || {
+            self.inspect(at, Moment::Failed(exit), step, || {
                 let mut layers = self.store.layers(&at.built.layers)?;
                 layers.push(Arc::new(left));
                 Ok(layers)
             })
         };
-        if let Err(error) = keep() {
+        keep().unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "what the failed command left cannot be shown"
             );
-        }
+            Then::GoesOn
+        })
     }
 
-    /// Has a RUN looked into that is not at work, if anybody wants it.
+    /// Has a step looked into that is not at work, if anybody wants it.
     pub(super) fn inspect_idle(
         &self,
-        moment: (StepNumber, &str, Moment),
+        at: At<'_>,
+        moment: Moment,
         (run, mounts): (&Run, &[Resolved<'_>]),
         layers: &[DiffId],
     ) -> Result<(), StepError> {
-        if !self.is_wanted(moment.0, moment.2) {
+        if at.probing || !self.is_wanted(at.number, moment) {
             return Ok(());
         }
         let stopped = || self.stop.is_stopped();
         let mounts = self.mounts(mounts, &stopped)?;
-        self.inspect(moment, (run, &mounts), || Ok(self.store.layers(layers)?))
+        self.inspect(at, moment, (run, &mounts), || Ok(self.store.layers(layers)?))
+            .map(drop)
     }
 
     fn is_wanted(&self, number: StepNumber, moment: Moment) -> bool {
@@ -105,15 +126,16 @@ impl Solver<'_> {
             && !self.stop.is_stopped()
     }
 
-    /// Has a RUN looked into, if anybody wants it. `layers` is what it stands on, or what it gave.
+    /// Has a step looked into, if anybody wants it. `layers` is what it stands on, or what it gave.
     fn inspect(
         &self,
-        (number, text, moment): (StepNumber, &str, Moment),
+        At { number, text, .. }: At<'_>,
+        moment: Moment,
         (run, mounts): (&Run, &Ready<'_>),
         layers: impl FnOnce() -> Result<Vec<Arc<Layer>>, StepError>,
-    ) -> Result<(), StepError> {
+    ) -> Result<Then, StepError> {
         let (Some(inspector), true) = (self.inspector, self.is_wanted(number, moment)) else {
-            return Ok(());
+            return Ok(Then::GoesOn);
         };
         let mut rootfs = Rootfs::over(self.store, layers()?, self.virtuals(run, mounts))?;
         run::make_mount_points(&rootfs)?;
@@ -122,15 +144,18 @@ impl Solver<'_> {
             number: self.ledger.shown(number).unwrap_or_default(),
             text,
             moment,
+            has_command: !run.args.is_empty(),
             shell: SHELLS.into_iter().find(|shell| is_there(rootfs.overlay(), shell)),
         };
         let mut spec = run::spec(run, &identity, mounts, &mut rootfs)?;
-        spec.device_files.push(script(&run.args));
+        if paused.has_command {
+            spec.device_files.push(script(&run.args));
+        }
         if !spec.env.iter().any(|(name, _)| name == "TERM") {
             spec.env.push(("TERM".into(), "xterm".into()));
         }
         let registered = Mutex::new(Vec::new());
-        (inspector.look)(&paused, &mut |args, stdio| {
+        let then = (inspector.look)(&paused, &mut |args, stdio| {
             spec.args = args.iter().map(Into::into).collect();
             let running = spec.spawn(stdio)?;
             if let Ok(signaller) = running.signaller() {
@@ -141,7 +166,8 @@ impl Solver<'_> {
         for number in lock(&registered).drain(..) {
             self.stop.unregister(number);
         }
-        Ok(rootfs.unmount()?)
+        rootfs.unmount()?;
+        Ok(then)
     }
 }
 

@@ -16,6 +16,8 @@ use mica_fs::path::ImagePath;
 use super::cached::Given;
 use super::{Solver, StepError};
 use crate::cache::Record;
+use crate::event::StepNumber;
+use crate::ledger::Verified;
 
 /// What a step's layer differs in from the cache's.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,7 @@ impl Solver<'_> {
     /// Executes the step of a record that was found, and compares.
     pub(super) fn verified(
         &self,
+        number: StepNumber,
         record: &Record,
         execute: &dyn Fn() -> Result<Given, StepError>,
     ) -> Result<(), StepError> {
@@ -60,10 +63,13 @@ impl Solver<'_> {
             let volatile: BTreeSet<_> = self.different(fresh, again)?.into_iter().collect();
             wrong.retain(|path| !volatile.contains(path));
         }
-        match wrong.is_empty() {
-            true => Ok(()),
-            false => Err(WrongHit { paths: wrong }.into()),
+        if wrong.is_empty() {
+            self.ledger.verified(number, Verified::Same);
+            return Ok(());
         }
+        let paths = wrong.iter().map(ImagePath::to_string).collect();
+        self.ledger.verified(number, Verified::Different(paths));
+        Err(WrongHit { paths: wrong }.into())
     }
 
     fn different(&self, a: Option<DiffId>, b: Option<DiffId>) -> Result<Vec<ImagePath>, StepError> {

@@ -81,8 +81,17 @@ impl Pair<'_> {
         let more = changed.len().saturating_sub(TOLD);
         let mut reasons = Vec::new();
         for (path, aspect) in changed.into_iter().take(TOLD) {
+            let names = match aspect {
+                "listing" => self.names_changed(&path)?,
+                _ => Vec::new(),
+            };
+            let child = names.first().map(|name| path.join(name));
+            let names = names
+                .iter()
+                .map(|name| String::from_utf8_lossy(name).into_owned());
             reasons.push(Reason::Read {
-                by: self.who_changed(&path)?,
+                by: self.who_changed(child.as_ref().unwrap_or(&path))?,
+                names: names.take(EXAMPLES).collect(),
                 path: path.to_string(),
                 aspect,
             });
@@ -93,8 +102,8 @@ impl Pair<'_> {
         Ok((reasons, unread))
     }
 
-    /// What changed below the step, but for the paths `read`. `None` if layers that are needed to tell are gone.
-    pub(super) fn unread(&self, read: &[ImagePath]) -> Result<Option<Unread>, WhyError> {
+    /// What the step stood on then and stands on now. `None` if layers of it are gone.
+    fn stacks(&self) -> Result<Option<(Stack, Stack)>, StoreError> {
         let open = |layers: Vec<DiffId>| -> Result<Option<Stack>, StoreError> {
             match layers.iter().all(|layer| self.store.has_layer(layer)) {
                 true => Stack::open(self.store, &layers).map(Some),
@@ -102,8 +111,26 @@ impl Pair<'_> {
             }
         };
         let old = open(self.earlier.layers_before(self.before))?;
-        let new = open(self.record.layers_before(self.step))?;
-        let (Some(old), Some(new)) = (old, new) else {
+        Ok(old.zip(open(self.record.layers_before(self.step))?))
+    }
+
+    /// The names in a directory that came, went, or are of another type.
+    fn names_changed(&self, directory: &ImagePath) -> Result<Vec<Vec<u8>>, StoreError> {
+        let Some((old, new)) = self.stacks()? else {
+            return Ok(Vec::new());
+        };
+        let names = |stack: &Stack| -> BTreeSet<(Vec<u8>, Kind)> {
+            let children = stack.top().children(directory).into_iter();
+            children.map(|(name, node)| (name.to_vec(), node.kind)).collect()
+        };
+        let (old, new) = (names(&old), names(&new));
+        let changed: BTreeSet<_> = old.symmetric_difference(&new).map(|(name, _)| name).collect();
+        Ok(changed.into_iter().cloned().collect())
+    }
+
+    /// What changed below the step, but for the paths `read`. `None` if layers that are needed to tell are gone.
+    pub(super) fn unread(&self, read: &[ImagePath]) -> Result<Option<Unread>, WhyError> {
+        let Some((old, new)) = self.stacks()? else {
             return Ok(None);
         };
         let read: BTreeSet<_> = read.iter().collect();

@@ -391,7 +391,7 @@ fn ignored(store: &Store, record: &BuildRecord) -> Result<Vec<Suggestion>, Store
     for step in record.steps.iter().filter(|step| step.instruction() == "RUN") {
         if matches!(
             step.outcome,
-            StepOutcome::Pending | StepOutcome::Canceled | StepOutcome::Failed
+            StepOutcome::Pending | StepOutcome::Canceled | StepOutcome::Failed | StepOutcome::AtWork
         ) {
             return Ok(Vec::new());
         }

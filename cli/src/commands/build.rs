@@ -118,7 +118,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         args.display.progress
     });
     let shells = Shells::new(&args.debug, &progress);
-    let ledger = Ledger::new(about::about(&place, &source, &request, &outputs));
+    let ledger = Ledger::new(store, about::about(&place, &source, &request, &outputs));
     let jobs = Jobs::new(NonZeroUsize::new(args.steps.jobs));
     let policy = match args.cache.no_cache {
         Some(true) => CachePolicy::Refresh,
@@ -201,7 +201,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let delivered = signals::stopping(&stop, || {
         let products = (&product, owners);
         let image = deliver::deliver(store, products, &outputs, &args.output, &progress, &push)?;
-        ledger.delivered(store, &image);
+        ledger.delivered(&image);
         let told = caches.write(store, &client, (&record, &product.image), &transfers)?;
         told.iter().for_each(|note| progress.note(note));
         anyhow::Ok(image)

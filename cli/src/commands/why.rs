@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use mica_builder::ledger::sources::Change;
-use mica_builder::ledger::{self, BuildId, BuildRecord, BuildResult, Ledger, StepOutcome, find};
-use mica_builder::why::{self, By, Explained, Explanation, Reason};
+use mica_builder::ledger::{self, BuildId, BuildRecord, Ledger, StepOutcome, find};
+use mica_builder::why::{self, By, Explained, Explanation, Fate, Reason};
 
 use mica_fs::store::Store;
 
@@ -49,7 +49,8 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     if args.list {
-        let builds: Vec<_> = ledger::newest_first(&store)?.collect();
+        let fate = |(id, record)| (Fate::of(&store, id, &record), id, record);
+        let builds: Vec<_> = ledger::newest_first(&store)?.map(fate).collect();
         context.print(&list(&builds, args.format))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -74,15 +75,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(builds: &[(BuildId, BuildRecord)], format: Format) -> String {
+fn list(builds: &[(Fate, BuildId, BuildRecord)], format: Format) -> String {
     let mut table = Table::new(["BUILD", "CREATED", "RESULT", "NAMES", "DOCKERFILE", "CONTEXT"]);
     let mut lines = String::new();
-    for (id, record) in builds {
-        let result = match record.result {
-            BuildResult::Built => "built",
-            BuildResult::Failed => "failed",
-            BuildResult::Stopped => "stopped",
-        };
+    for (fate, id, record) in builds {
+        let result = word(*fate);
         let about = &record.about;
         match format {
             Format::Table => {
@@ -118,11 +115,21 @@ fn list(builds: &[(BuildId, BuildRecord)], format: Format) -> String {
     }
 }
 
+fn word(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Built => "built",
+        Fate::Failed => "failed",
+        Fate::Stopped => "stopped",
+        Fate::Killed => "killed",
+        Fate::AtWork => "at work",
+    }
+}
+
 /// Explains the build that has just ended, on stderr.
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn after_build(store: &Store, ledger: &Ledger) -> anyhow::Result<()> {
+pub fn after_build(store: &Store, ledger: &Ledger<'_>) -> anyhow::Result<()> {
     if let (Some(id), record) = ledger.record() {
         plain::write(&render(&why::explain(store, id, &record)?));
     }
@@ -132,12 +139,17 @@ pub fn after_build(store: &Store, ledger: &Ledger) -> anyhow::Result<()> {
 /// An explanation for people.
 fn render(explanation: &Explanation) -> String {
     let mut text = explanation.build.clone();
+    match explanation.result {
+        Fate::Killed => text.push_str(", which was killed"),
+        Fate::AtWork => text.push_str(", which is at work still"),
+        Fate::Built | Fate::Failed | Fate::Stopped => {}
+    }
     match explanation.compared_with.as_slice() {
         [] => text.push_str(": there is none before it to compare with\n"),
         builds => text.push_str(&format!(" compared with {}\n", builds.join(", "))),
     }
     for step in &explanation.steps {
-        text.push_str(&of_step(step));
+        text.push_str(&of_step(step, explanation.result));
     }
     text
 }
@@ -145,7 +157,7 @@ fn render(explanation: &Explanation) -> String {
 /// How far the reasons stand to the right, under the instruction.
 const INDENT: &str = "               ";
 
-fn of_step(step: &Explained) -> String {
+fn of_step(step: &Explained, fate: Fate) -> String {
     let outcome = match step.outcome {
         StepOutcome::Pending => "not begun",
         StepOutcome::Cached => "CACHED",
@@ -153,6 +165,8 @@ fn of_step(step: &Explained) -> String {
         StepOutcome::Ran => "RAN",
         StepOutcome::Failed => "FAILED",
         StepOutcome::Canceled => "CANCELED",
+        StepOutcome::AtWork if fate == Fate::AtWork => "AT WORK",
+        StepOutcome::AtWork => "KILLED",
     };
     let mut text = format!(
         "{:>3} {outcome:<10} {}\n",
@@ -162,6 +176,15 @@ fn of_step(step: &Explained) -> String {
     for reason in &step.reasons {
         // Writing to a text cannot fail.
         let _ = writeln!(text, "{INDENT}{}", printable(&self::reason(reason)));
+    }
+    if step.cut_off {
+        let _ = writeln!(
+            text,
+            "{INDENT}it gave what it had given before: the steps after it find what they know"
+        );
+    }
+    if step.verified {
+        let _ = writeln!(text, "{INDENT}executed again for comparison: the cache is right");
     }
     if let Some(unread) = &step.unread {
         let files = match unread.count {
@@ -218,11 +241,17 @@ fn reason(reason: &Reason) -> String {
             }
             _ => "the base changed".to_owned(),
         },
-        Reason::Read { path, aspect, by } => {
+        Reason::Read {
+            path,
+            aspect,
+            names,
+            by,
+        } => {
             let what = match *aspect {
                 "appeared" => format!("it looked for {path}, which is there now"),
                 "vanished" => format!("it read {path}, which is gone"),
-                "listing" => format!("it listed {path}, which has other names in it"),
+                "listing" if names.is_empty() => format!("it listed {path}, which has other names in it"),
+                "listing" => format!("it listed {path}, where names came or went: {}", names.join(", ")),
                 aspect => format!("it read {path}, whose {aspect} changed"),
             };
             format!("{what}{}", by.as_ref().map(changed_by).unwrap_or_default())
@@ -233,6 +262,10 @@ fn reason(reason: &Reason) -> String {
         }
         Reason::Meaning => "a user or group that it names is another one in the image".to_owned(),
         Reason::FailedBefore => "nothing changed, but it was not completed then".to_owned(),
+        Reason::WrongHit { paths } => format!(
+            "the cache has another result than the step gives when it is executed: {}",
+            paths.join(", ")
+        ),
         Reason::Gone => "nothing changed, but its result is no longer in the cache".to_owned(),
     }
 }

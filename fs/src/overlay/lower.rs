@@ -262,6 +262,27 @@ impl Lowers {
         }
     }
 
+    /// How many names the tree has, the root not among them.
+    pub fn name_count(&self) -> usize {
+        let mut count = 0;
+        let mut todo = vec![self.root()];
+        while let Some(contributors) = todo.pop() {
+            for place in self.name_places(&contributors) {
+                let Some(kind) = self.kind_at(&contributors, place) else {
+                    continue;
+                };
+                count += 1;
+                if kind == Kind::Directory
+                    && let Some(name) = self.name_at(&contributors, place)
+                    && let Some(found) = self.find(&contributors, name)
+                {
+                    todo.push(found.contributors);
+                }
+            }
+        }
+        count
+    }
+
     /// The entry that describes a node: of a directory the topmost contributor that is not implicit.
     pub fn description(&self, found: &Found) -> Option<Entry<'_>> {
         found

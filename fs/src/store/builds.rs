@@ -65,19 +65,16 @@ impl Store {
         self.builds_path().join(SOURCES).join(name.hex())
     }
 
-    /// Publishes what has been written into the work directory as that of a new build, with the layer of the failed step
-    /// in another one, and returns its number. Older builds are forgotten. Nothing is synced: after a crash of the
+    /// Publishes what has been written into the work directory as that of a new build, and returns its number. The build
+    /// is at work for as long as `work` is held. Older builds are forgotten. Nothing is synced: after a crash of the
     /// machine a build may be damaged.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn publish_build(&self, work: &WorkDir, failed_layer: Option<&WorkDir>) -> Result<u64, StoreError> {
+    pub fn publish_build(&self, work: &WorkDir) -> Result<u64, StoreError> {
         let builds = self.builds_path();
         let failed = |e| StoreError::io("publish a build in", &builds, e);
         fs::create_dir_all(&builds).map_err(failed)?;
-        if let Some(layer) = failed_layer {
-            fs::rename(layer.path(), work.path().join(FAILED)).map_err(failed)?;
-        }
         let mut number = self.builds()?.last().map_or(1, |last| last + 1);
         loop {
             match fs::rename(work.path(), self.build_directory(number)) {
@@ -91,6 +88,21 @@ impl Store {
         Ok(number)
     }
 
+    /// Puts the layer of a build's failed step where [`Self::failed_layer`] says.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn publish_failed_layer(&self, number: u64, layer: &WorkDir) -> Result<(), StoreError> {
+        let path = self.failed_layer(number);
+        fs::rename(layer.path(), &path).map_err(|e| StoreError::io("publish", &path, e))
+    }
+
+    /// Whether the process lives that published this build, and has not let go of it.
+    pub fn is_at_work(&self, number: u64) -> bool {
+        let path = self.build_directory(number);
+        path.is_dir() && !super::work::is_abandoned(&path)
+    }
+
     /// Forgets the others, and lists that none of those that stay refers to; returns the bytes that this frees.
     pub(super) fn forget_builds(&self, keep: &Keep, dry_run: bool) -> Result<u64, StoreError> {
         let mut removed = Vec::new();
@@ -99,7 +111,7 @@ impl Store {
             let path = self.build_directory(number);
             let time = written(&path)?;
             let is_new = time.elapsed().map_or(true, |elapsed| elapsed <= keep.age);
-            if age >= keep.builds || !is_new {
+            if (age >= keep.builds || !is_new) && !self.is_at_work(number) {
                 removed.push(path);
                 continue;
             }

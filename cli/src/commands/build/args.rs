@@ -277,11 +277,11 @@ pub struct DebugArgs {
     #[arg(long, value_name = "WHAT")]
     pub on_error: Option<OnError>,
 
-    /// Open one before this RUN, by the number that the build shows; may be given again
+    /// Open one before this RUN, COPY or ADD, by the number that the build shows; may be given again
     #[arg(long = "break", value_name = "STEP")]
     pub before: Vec<usize>,
 
-    /// Open one after this RUN; may be given again
+    /// Open one after this step; may be given again
     #[arg(long = "break-after", value_name = "STEP")]
     pub after: Vec<usize>,
 }

@@ -8,12 +8,16 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context as _;
 use mica_builder::event::Event;
 use mica_builder::sandbox::{Exit, Stdio, terminal};
-use mica_builder::solver::inspect::{Moment, Paused, STEP, Start};
+use mica_builder::solver::inspect::{Moment, Paused, STEP, Start, Then};
 
 use super::args::{DebugArgs, OnError};
 use crate::diagnostic::{hint, usage_error};
 use crate::progress::{Progress, plain};
 use crate::render::printable;
+
+/// The exit status of a shell that has the failed step executed once more: EX_TEMPFAIL of sysexits(3), "later
+/// attempts may succeed". No shell ends with it by chance, as it may with 0 or 1.
+const AGAIN: i32 = 75;
 
 /// The shells of a build. While one is open nothing else is written to the terminal.
 pub(super) struct Shells<'p> {
@@ -76,24 +80,33 @@ impl<'p> Shells<'p> {
     }
 
     /// Opens a shell, and returns when it has ended.
-    pub fn look(&self, paused: &Paused<'_>, start: Start<'_>) {
+    pub fn look(&self, paused: &Paused<'_>, start: Start<'_>) -> Then {
         let _turn = lock(&self.turn);
         lock(&self.reached).insert(paused.number);
         *lock(&self.held) = Some(Vec::new());
         self.progress.pause(true);
         plain::write(&banner(paused));
-        if let Err(error) = shell(paused, start) {
-            plain::write(&format!("mica: {error:#}\n"));
-        }
+        let then = match shell(paused, start) {
+            Ok(Exit::Code(AGAIN)) if matches!(paused.moment, Moment::Failed(_)) => {
+                plain::write(&format!("#{} once more\n", paused.number));
+                Then::Again
+            }
+            Ok(_) => Then::GoesOn,
+            Err(error) => {
+                plain::write(&format!("mica: {error:#}\n"));
+                Then::GoesOn
+            }
+        };
         self.progress.pause(false);
         let mut held = lock(&self.held);
         held.take()
             .into_iter()
             .flatten()
             .for_each(|event| self.progress.show(event));
+        then
     }
 
-    /// The breakpoints that no RUN was at.
+    /// The breakpoints that no step was at.
     pub fn missed(&self) -> Option<String> {
         let reached = lock(&self.reached);
         let wanted: BTreeSet<_> = self.args.before.iter().chain(&self.args.after).collect();
@@ -106,7 +119,7 @@ impl<'p> Shells<'p> {
             .map(|step| format!("#{step}"))
             .collect::<Vec<_>>()
             .join(", ");
-        (!missed.is_empty()).then(|| format!("--break: no RUN {text} was reached"))
+        (!missed.is_empty()).then(|| format!("--break: no RUN, COPY or ADD {text} was reached"))
     }
 }
 
@@ -118,14 +131,21 @@ fn banner(paused: &Paused<'_>) -> String {
         Moment::Failed(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
     };
     let text = printable(paused.text.lines().next().unwrap_or_default());
+    let command = match paused.has_command {
+        true => format!("{STEP} executes its command; "),
+        false => String::new(),
+    };
+    let exit = match paused.moment {
+        Moment::Failed(_) => format!("`exit` ends the build, `exit {AGAIN}` executes the step once more."),
+        Moment::Before | Moment::After => "`exit` goes on.".to_owned(),
+    };
     format!(
-        "\n#{} {when}: {text}\nA shell in its filesystem: {STEP} executes its command; changes are thrown away; \
-         `exit` goes on.\n",
+        "\n#{} {when}: {text}\nA shell in its filesystem: {command}changes are thrown away; {exit}\n",
         paused.number
     )
 }
 
-fn shell(paused: &Paused<'_>, start: Start<'_>) -> anyhow::Result<()> {
+fn shell(paused: &Paused<'_>, start: Start<'_>) -> anyhow::Result<Exit> {
     let Some(shell) = paused.shell else {
         anyhow::bail!(
             "the filesystem of this step has no shell: look at it by `mica mount @{} DIR`",
@@ -139,8 +159,7 @@ fn shell(paused: &Paused<'_>, start: Start<'_>) -> anyhow::Result<()> {
         terminal::relay(master, Some(stdin.as_fd()), &mut io::stderr())
             .context("cannot relay the terminal")?;
     }
-    running.wait().context("cannot wait for the shell")?;
-    Ok(())
+    running.wait().context("cannot wait for the shell")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
