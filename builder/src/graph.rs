@@ -252,6 +252,8 @@ pub enum Network {
     Host,
     /// A loopback interface of its own, and nothing else.
     None,
+    /// One of its own, behind which pasta reaches the world.
+    Pasta,
 }
 
 /// What the root user of a RUN may do.

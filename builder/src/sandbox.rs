@@ -25,6 +25,7 @@ mod init;
 mod limits;
 mod mounts;
 mod network;
+mod pasta;
 mod process;
 mod program;
 mod running;
@@ -43,7 +44,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use capabilities::Capabilities;
-pub use cgroup::check_parent;
+pub use cgroup::{Cpu, Resources, check_groups};
 pub use error::{Failure, SandboxError, Step};
 pub use idmap::{Entered, IdMode, IdRange, IdRanges, UserNs, enter};
 pub use init::init_main;

@@ -13,6 +13,7 @@ mod args;
 mod commands;
 mod config;
 mod diagnostic;
+mod limits;
 mod location;
 mod node;
 mod progress;

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::machine;
@@ -140,6 +141,15 @@ impl Running {
     /// The id of the process that was started.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a process id is a pid_t"))
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        let end = waitid(
+            Id::Pid(self.pid()),
+            WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT,
+        );
+        !matches!(end, Ok(WaitStatus::StillAlive))
     }
 
     /// Sends it a signal.

@@ -27,6 +27,8 @@ pub struct Scene {
     namespace: Option<Namespace>,
     directory: TempDir,
     user: Option<u32>,
+    /// A further group of the user.
+    group: Option<u32>,
 }
 
 impl Scene {
@@ -117,6 +119,7 @@ impl Scene {
             namespace: None,
             directory,
             user,
+            group: None,
         }
     }
 
@@ -162,6 +165,11 @@ impl Scene {
              mkdir dev; mount -t tmpfs -o mode=755 tmpfs dev; mknod -m 666 dev/fuse c 10 229\n\
              mount --bind dev/fuse /dev/fuse\n"
             )
+    }
+
+    /// Makes the user a member of a further group, by its id.
+    pub fn join(&mut self, group: u32) {
+        self.group = Some(group);
     }
 
     /// Who runs the commands, for messages.
@@ -269,7 +277,11 @@ impl Scene {
             command
                 .arg("setpriv")
                 .args(ids)
-                .args(["--clear-groups", "--inh-caps=-all"]);
+                .arg(match self.group {
+                    Some(group) => format!("--groups={group}"),
+                    None => "--clear-groups".to_owned(),
+                })
+                .arg("--inh-caps=-all");
         }
         command.arg(program).current_dir(self.directory());
         self.set_environment(&mut command);

@@ -45,14 +45,15 @@ pub enum RunError {
 /// What a RUN's result depends on besides its parent, `mounts` being [`super::mount::inputs`]. The order of the environment
 /// does not count.
 pub fn inputs(run: &graph::Run, mounts: Value) -> Value {
-    json!({
+    let mut inputs = json!({
         "args": run.args,
         "script": run.script.as_ref().map(|script| (&script.name, &script.text)),
         "env": run.env.iter().cloned().collect::<BTreeMap<_, _>>(),
         "user": run.user,
         "workdir": run.workdir,
         "network": match run.network {
-            Network::Host => "host",
+            // Two ways to the same world.
+            Network::Host | Network::Pasta => "host",
             Network::None => "none",
         },
         "hostname": run.hostname,
@@ -62,10 +63,14 @@ pub fn inputs(run: &graph::Run, mounts: Value) -> Value {
             Security::Sandbox => "sandbox",
             Security::Insecure => "insecure",
         },
-        // Its control group does not change what it makes.
+        // Its control group, and what that may use, do not change what it makes.
         "shm_size": run.limits.shm_size,
         "ulimits": run.limits.ulimits,
-    })
+    });
+    if run.limits.no_new_privileges {
+        inputs["no_new_privileges"] = true.into();
+    }
+    inputs
 }
 
 /// What a command sees in its root filesystem that no layer gets: the files that tell it about its network, with more
@@ -106,6 +111,7 @@ pub fn sandbox_network(network: Network) -> sandbox::Network {
     match network {
         Network::Host => sandbox::Network::Host,
         Network::None => sandbox::Network::None,
+        Network::Pasta => sandbox::Network::Pasta,
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Start {
 pub(super) enum Order {
     /// Send this signal to the command.
     Signal(i32),
+    /// The step's network is connected.
+    Connected,
 }
 
 /// Init's messages.
@@ -36,6 +38,8 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// Something optional is missing from the command's world.
     Warning(String),
+    /// The step's network namespace, which rides along, is to be connected.
+    Network,
     /// The command runs; the terminal's master rides along if one was asked for.
     Started,
     /// The command never ran.

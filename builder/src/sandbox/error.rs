@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -75,12 +75,23 @@ pub enum SandboxError {
     },
 
     /// A control group of its own cannot be made for a step.
-    #[error("cannot make a control group below {parent}: {source}", parent = .parent.display())]
+    #[error("cannot make a control group{}: {source}", below(.parent.as_deref()))]
     Cgroup {
         /// What the user named.
-        parent: PathBuf,
+        parent: Option<PathBuf>,
         /// Why not.
         source: io::Error,
+    },
+
+    /// pasta is not installed.
+    #[error("this network needs pasta, which is not installed")]
+    NoPasta,
+
+    /// pasta cannot connect a step's network.
+    #[error("pasta cannot connect the step's network: {message}")]
+    Pasta {
+        /// What it said.
+        message: String,
     },
 
     /// A NUL byte where the kernel takes C strings.
@@ -124,6 +135,10 @@ pub enum SandboxError {
     },
 }
 
+fn below(parent: Option<&Path>) -> String {
+    parent.map_or_else(String::new, |parent| format!(" below {}", parent.display()))
+}
+
 impl SandboxError {
     /// The one command, or the one change, that mends this; `None` when there is no such thing.
     pub fn remedy(&self) -> Option<String> {
@@ -138,6 +153,10 @@ impl SandboxError {
                 Some("before chroot DIR, make it a mount point: mount --bind DIR DIR".into())
             }
             Self::HelperMissing { .. } => Some("apt-get install uidmap".into()),
+            Self::NoPasta => Some("apt-get install passt".into()),
+            Self::Pasta { message } if message.contains("tun") => {
+                Some("chmod 666 /dev/net/tun (in a container: --device /dev/net/tun)".into())
+            }
             Self::Setup(failure) => failure.hint.clone(),
             _ => None,
         }
@@ -168,6 +187,10 @@ pub enum Step {
     WorkingDirectory,
     /// Limiting the capabilities.
     Capabilities,
+    /// Filtering the system calls.
+    SystemCalls,
+    /// Connecting the network.
+    Network,
     /// Becoming the step's user.
     User,
     /// Setting the subject, a resource limit.
@@ -189,6 +212,8 @@ impl fmt::Display for Step {
             Self::Terminal => "create a terminal",
             Self::WorkingDirectory => "enter the working directory",
             Self::Capabilities => "limit the capabilities",
+            Self::SystemCalls => "filter the system calls",
+            Self::Network => "connect the network",
             Self::User => "become user",
             Self::Limit => "set the limit",
             Self::Process => "start the process",

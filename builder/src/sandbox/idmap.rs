@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, getgid, getuid, setgroups, setresgid, setresuid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, getgid, getuid, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
 use super::capabilities::has_sys_admin;
@@ -196,7 +196,7 @@ fn enter_user_namespace() -> Result<(), SandboxError> {
     mapper.finish()?;
     let (root, group) = (Uid::from_raw(0), Gid::from_raw(0));
     setresgid(group, group, group).map_err(failed("become group 0"))?;
-    setgroups(&[]).map_err(failed("drop supplementary groups"))?;
+    // The user's other groups stay: they let mica read what the user may. A step sets its own.
     setresuid(root, root, root).map_err(failed("become root of the user namespace"))
 }
 

@@ -15,11 +15,12 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, pipe2, sethostname, setsid};
 
-use super::capabilities::{drop_to, drop_to_init};
+use super::capabilities::{CapabilitySet, drop_to, drop_to_init};
 use super::channel::{Channel, Order, Report, Start};
 use super::error::{Failure, Step, errno_of};
 use super::process::{self, Streams};
-use super::{Exit, Network, Spec, limits, mounts, sys};
+use super::seccomp::{self, profile::default_profile};
+use super::{Capabilities, Exit, Network, Spec, limits, mounts, sys};
 
 /// The main function of the program when its first argument is [`INIT_ARG`](super::INIT_ARG).
 ///
@@ -156,7 +157,7 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
         let _ = channel.send(&Report::Warning(text), None);
     };
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    if spec.network == Network::None {
+    if spec.network != Network::Host {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).map_err(|errno| Failure::new(Step::Namespaces, "", errno))?;
@@ -166,8 +167,11 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
             errno.desc()
         ));
     }
-    if spec.network == Network::None {
+    if spec.network != Network::Host {
         sys::loopback_up().map_err(|errno| Failure::new(Step::Loopback, "", errno))?;
+    }
+    if spec.network == Network::Pasta {
+        have_connected(channel).map_err(|error| Failure::new(Step::Network, "", errno_of(&error)))?;
     }
     sethostname(&spec.hostname)
         .map_err(|errno| Failure::new(Step::Hostname, spec.hostname.clone(), errno))?;
@@ -184,6 +188,8 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
     chdir(&spec.cwd)
         .map_err(|errno| Failure::new(Step::WorkingDirectory, spec.cwd.display().to_string(), errno))?;
     limits::raise(&spec.limits.ulimits)?;
+    // While init still has CAP_SYS_ADMIN: see there.
+    filter(spec.capabilities, &mut warn)?;
     drop_to(spec.capabilities).map_err(|errno| Failure::new(Step::Capabilities, "", errno))?;
     let failed = |errno| Failure::new(Step::Process, "", errno);
     // A change of credentials may have cleared it.
@@ -192,6 +198,39 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
     // /proc/1. It could even be traced, and then holds nothing but its end of the control socket.
     prctl::set_dumpable(true).map_err(failed)?;
     Ok(pty)
+}
+
+/// Has mica connect this process's network namespace, and waits until it is.
+fn have_connected(channel: &Channel) -> io::Result<()> {
+    let namespace = std::fs::File::open("/proc/self/ns/net")?;
+    channel.send(&Report::Network, Some(namespace.as_fd()))?;
+    loop {
+        match channel.receive::<Order>()? {
+            Some((Order::Connected, _)) => return Ok(()),
+            // There is no command yet that it could be for.
+            Some((Order::Signal(_), _)) => {}
+            None => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// Puts this process, and the command with it, under Docker's profile.
+fn filter(capabilities: Capabilities, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+    if capabilities == Capabilities::All {
+        return Ok(());
+    }
+    let Some(profile) = default_profile(CapabilitySet::DEFAULT) else {
+        warn("system calls are not filtered: those of this kind of machine are not known".into());
+        return Ok(());
+    };
+    match seccomp::install(&profile) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENOSYS | Errno::EINVAL) => {
+            warn("system calls are not filtered: this kernel cannot".into());
+            Ok(())
+        }
+        Err(errno) => Err(Failure::new(Step::SystemCalls, "", errno)),
+    }
 }
 
 /// The command's process: returns its exit status only if it cannot become the command.
@@ -219,6 +258,7 @@ impl Following {
             if mica {
                 match channel.receive::<Order>() {
                     Ok(Some((Order::Signal(number), _))) => self.send(number),
+                    Ok(Some((Order::Connected, _))) => {}
                     Ok(None) => return Ok(None),
                     Err(error) => return Err(failed(errno_of(&error))),
                 }

@@ -1,4 +1,4 @@
-//! Limits of a step: its resource limits (`--ulimit`), the size of its /dev/shm, its control group.
+//! Limits of a step: its resource limits (`--ulimit`), the size of its /dev/shm, its control group, its privileges.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Resources;
 use super::error::{Failure, Step};
 
 /// The names that Docker has for the limits of setrlimit(2).
@@ -37,6 +38,10 @@ pub struct Limits {
     pub ulimits: Vec<Ulimit>,
     /// The control group in which the step gets one of its own: relative to the top of the hierarchy.
     pub cgroup_parent: Option<PathBuf>,
+    /// What the kernel accounts to the step as a whole.
+    pub resources: Resources,
+    /// Whether programs can give no privileges, as those do that are set-user-ID (`PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privileges: bool,
 }
 
 /// A resource limit.

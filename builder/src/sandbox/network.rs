@@ -13,10 +13,16 @@ pub enum Network {
     Host,
     /// A loopback interface and nothing else.
     None,
+    /// One of its own, connected by [pasta](https://passt.top): the world, without what is on the host's loopback
+    /// interface.
+    Pasta,
 }
 
 /// The paths that [`network_files`] gives contents for.
 pub const NETWORK_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+
+/// The address at which pasta answers name servers' requests in the host's place.
+pub(super) const FORWARDED_DNS: &str = "169.254.1.1";
 
 /// systemd-resolved's list of the servers behind its stub on 127.0.0.53.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
@@ -30,6 +36,12 @@ pub fn network_files(network: Network, hostname: &str) -> Vec<(&'static str, Vec
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let resolver = match network {
         Network::Host => read(resolv_conf),
+        Network::Pasta => {
+            let host = read(resolv_conf);
+            let others = host.split_inclusive('\n');
+            let others = others.filter(|line| line.split_whitespace().next() != Some("nameserver"));
+            format!("nameserver {FORWARDED_DNS}\n{}", others.collect::<String>())
+        }
         Network::None => {
             let host = read(resolv_conf);
             let direct = without_loopback(&host);

@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 
 use nix::errno::Errno;
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, stat, umask};
@@ -47,7 +48,11 @@ pub(super) fn prepare(spec: &Spec, streams: Streams) -> Result<(), Failure> {
     SigSet::empty().thread_set_mask().map_err(failed)?;
     umask(Mode::from_bits_truncate(0o022));
     sys::close_on_exec_from(3).map_err(failed)?;
-    become_user(&spec.user)
+    become_user(&spec.user)?;
+    match spec.limits.no_new_privileges {
+        true => prctl::set_no_new_privs().map_err(failed),
+        false => Ok(()),
+    }
 }
 
 fn attach(streams: Streams) -> Result<(), Errno> {

@@ -12,6 +12,7 @@ use std::process::{self, Child, Command};
 use super::cgroup::Cgroup;
 use super::channel::{Channel, Order, Report, Start};
 use super::error::SandboxError;
+use super::pasta::Pasta;
 use super::program::Program;
 use super::{Exit, INIT_ARG, MountKind, Spec, Stdin, Stdio, sys};
 
@@ -26,16 +27,16 @@ impl Spec {
         let failed = |action| move |source| SandboxError::Spawn { action, source };
         let (ours, theirs) = UnixStream::pair().map_err(failed("create the control socket"))?;
         let channel = Channel::new(ours);
-        let cgroup = self
-            .limits
-            .cgroup_parent
-            .as_deref()
-            .map(Cgroup::create)
-            .transpose()?;
+        let (parent, resources) = (self.limits.cgroup_parent.as_deref(), &self.limits.resources);
+        let cgroup = match parent.is_none() && resources.is_empty() {
+            true => None,
+            false => Some(Cgroup::create(parent, resources)?),
+        };
         let (child, output) = launch(theirs, stdio)?;
         let process = child.id();
         let mut running = Running {
             child: Some(child),
+            pasta: None,
             cgroup,
             channel,
             output,
@@ -144,6 +145,8 @@ fn launch(control: UnixStream, stdio: Stdio) -> Result<(Child, Option<Output>), 
 pub struct Running {
     /// The launcher; `None` once it has been waited for.
     child: Option<Child>,
+    /// What connects its network, if anything has to.
+    pasta: Option<Pasta>,
     /// Removed after the step's end.
     cgroup: Option<Cgroup>,
     channel: Channel,
@@ -200,6 +203,7 @@ impl Running {
                     return Ok(());
                 }
                 Some((Report::Warning(text), _)) => tracing::warn!("sandbox: {text}"),
+                Some((Report::Network, namespace)) => self.connect(namespace)?,
                 Some((Report::Failed(failure), _)) => {
                     self.join()?;
                     return Err(SandboxError::Setup(failure));
@@ -214,6 +218,17 @@ impl Running {
         }
     }
 
+    /// Connects the network that init has made, and lets it go on.
+    fn connect(&mut self, namespace: Option<OwnedFd>) -> Result<(), SandboxError> {
+        let failed = |source| SandboxError::Spawn {
+            action: "connect its network",
+            source,
+        };
+        let namespace = namespace.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        self.pasta = Some(Pasta::connect(namespace.as_fd())?);
+        self.channel.send(&Order::Connected, None).map_err(failed)
+    }
+
     /// Reads until the command's end is reported; `None` if init ends without a word.
     fn next_end(&mut self) -> Result<Option<Exit>, SandboxError> {
         loop {
@@ -221,7 +236,8 @@ impl Running {
                 Some((Report::Exited(exit), _)) => return Ok(Some(exit)),
                 Some((Report::Failed(failure), _)) => return Err(SandboxError::Setup(failure)),
                 Some((Report::Warning(text), _)) => tracing::warn!("sandbox: {text}"),
-                Some((Report::Started, _)) => {}
+                // Its network is made once, before it starts.
+                Some((Report::Started | Report::Network, _)) => {}
                 None => return Ok(None),
             }
         }
@@ -240,6 +256,10 @@ impl Running {
             return Ok("already waited for".into());
         };
         let status = child.wait();
+        self.pasta = None;
+        if self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory) {
+            tracing::warn!("a process of the step was killed: its memory was used up (--memory)");
+        }
         let failed = |source| SandboxError::Spawn {
             action: "wait for the launcher",
             source,

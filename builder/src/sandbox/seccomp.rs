@@ -2,6 +2,7 @@
 
 pub mod bpf;
 mod numbers;
+pub mod profile;
 
 use std::os::fd::OwnedFd;
 

@@ -14,8 +14,9 @@ use std::process::Command;
 
 use nix::NixPath;
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
 use super::capabilities::CapabilitySet;
@@ -261,6 +262,71 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     let die = || Ok(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong)?);
     // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
     unsafe { command.pre_exec(die) };
+}
+
+/// Lets a command that is about to be started end when the thread that starts it does, whatever the command makes of
+/// its own privileges: a process between them waits for the end of either. SIGTERM ends both.
+pub(super) fn end_with_parent(command: &mut Command) {
+    let parent = Pid::this();
+    // SAFETY: the closure runs between fork and exec, and makes only system calls.
+    unsafe { command.pre_exec(move || Ok(keep(parent)?)) };
+}
+
+/// Splits the process: returns in the new one, and stays in the old one until it is told to end or the new one has.
+fn keep(parent: Pid) -> nix::Result<()> {
+    let mut awaited = SigSet::empty();
+    awaited.add(Signal::SIGTERM);
+    awaited.add(Signal::SIGCHLD);
+    awaited.thread_block()?;
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as c_ulong)?;
+    if Pid::parent() != parent {
+        exit_now(1);
+    }
+    // SAFETY: as fork(2): no memory is shared, and no stack is given. Not by libc, which would take its locks.
+    let forked = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    let child = match Errno::result(forked)? {
+        0 => return awaited.thread_unblock(),
+        child => Pid::from_raw(child as libc::pid_t),
+    };
+    // Among them is the pipe by which the caller learns that the command runs.
+    // SAFETY: takes integers only; nothing here uses a descriptor any more.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, 0) };
+    loop {
+        if let Ok(Signal::SIGTERM) = awaited.wait() {
+            // It fails only if it has ended.
+            let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+        }
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => exit_now(code),
+            Ok(WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => exit_now(1),
+            _ => {}
+        }
+    }
+}
+
+/// `pidfd_open(2)`: a process that can be named for good.
+pub(super) fn pidfd_open(process: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })
+}
+
+/// Kills a process, if it still lives.
+pub(super) fn pidfd_kill(process: &OwnedFd) -> nix::Result<()> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: without a siginfo the kernel makes one.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            libc::SIGKILL,
+            none,
+            0,
+        )
+    };
+    match Errno::result(sent) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Removes from the bounding set what is not in `keep`.

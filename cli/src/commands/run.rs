@@ -13,7 +13,7 @@ use mica_builder::op::identity::Accounts;
 use mica_builder::op::run::{self, credentials, environment, working_directory};
 use mica_builder::pull::JOBS;
 use mica_builder::rootfs::Rootfs;
-use mica_builder::sandbox::{Spec, Stdin, Stdio, terminal};
+use mica_builder::sandbox::{Limits, Resources, Spec, Stdin, Stdio, check_groups, terminal};
 use mica_builder::solver::Stop;
 use mica_fs::store::Store;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -23,6 +23,7 @@ use crate::commands::build::{enter_sandbox, with_hint};
 use crate::commands::pull::Puller;
 use crate::config::Context;
 use crate::diagnostic::usage_error;
+use crate::limits::{LimitArgs, unlimited};
 use crate::progress::transfer::{Shown, Transfers};
 use crate::registries::{Options, PullWhen};
 use crate::volume::Volume;
@@ -85,6 +86,9 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "host")]
     network: NetworkMode,
 
+    #[command(flatten)]
+    limits: LimitArgs,
+
     /// The image, and the command with its arguments [default: the image's own command]
     // One list, so that what follows the image is the command's own, options and all.
     #[arg(
@@ -101,6 +105,8 @@ enum NetworkMode {
     Host,
     /// No network
     None,
+    /// The world, by pasta, and nothing of the host's loopback interface
+    Pasta,
 }
 
 impl Args {
@@ -133,13 +139,23 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|text| Volume::parse(text))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut limits = Limits {
+        resources: args.limits.resources()?,
+        no_new_privileges: args.limits.no_new_privileges()?,
+        ..Limits::default()
+    };
     enter_sandbox()?;
+    if let Err(error) = check_groups(None, &limits.resources) {
+        limits.resources = Resources::default();
+        tracing::warn!("{}", unlimited(&error));
+    }
     let store = &*context.store()?;
     let image = image(&args, store)?;
     let command = command(&args, &image)?;
     let network = run::sandbox_network(match args.network {
         NetworkMode::Host => Network::Host,
         NetworkMode::None => Network::None,
+        NetworkMode::Pasta => Network::Pasta,
     });
     let hostname = args.hostname.clone().unwrap_or_else(|| image.id().short());
     let mut virtuals = run::virtuals(network, &hostname, &[]);
@@ -166,6 +182,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     spec.user = credentials(&identity);
     spec.hostname = hostname;
     spec.network = network;
+    spec.limits = limits;
     spec.mounts = volumes.into_iter().map(Volume::into_mount).collect();
     let exit = execute(&spec, &args)?;
     rootfs.unmount()?;

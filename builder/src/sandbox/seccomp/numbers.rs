@@ -22,6 +22,11 @@ impl Architecture {
     }
 }
 
+/// All the names there are, sorted.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CALLS.iter().map(|(name, _)| *name)
+}
+
 /// Name, and numbers of x86_64, x86, aarch64, arm (EABI); sorted by name.
 #[rustfmt::skip]
 const CALLS: &[(&str, [u32; 4])] = &[

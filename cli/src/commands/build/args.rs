@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use mica_builder::cache::Mode;
 
+use crate::limits::LimitArgs;
 use crate::progress::Style;
 use crate::registries::{Options, PullWhen};
 
@@ -203,6 +204,9 @@ pub struct StepArgs {
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
 
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
     /// The control group in which each RUN gets one of its own
     #[arg(long, value_name = "GROUP")]
     pub cgroup_parent: Option<String>,
@@ -358,4 +362,6 @@ pub enum NetworkMode {
     Host,
     /// No network
     None,
+    /// The world, by pasta, and nothing of the host's loopback interface
+    Pasta,
 }

@@ -6,11 +6,12 @@ use mica_builder::dockerfile::suggestion;
 use mica_builder::epoch::SOURCE_DATE_EPOCH;
 use mica_builder::graph::{Mount, MountKind, Network};
 use mica_builder::plan::{Entitlement, Request};
-use mica_builder::sandbox::{Access, InvalidUlimit, Limits, Ulimit, check_parent};
+use mica_builder::sandbox::{Access, InvalidUlimit, Limits, Ulimit, check_groups};
 
 use super::args::{Args, NetworkMode, StepArgs};
 use super::sources;
 use crate::diagnostic::{hint, usage_error};
+use crate::limits::{bytes, unlimited};
 use crate::volume::Volume;
 
 /// What is asked of the planner, except for the named contexts.
@@ -28,6 +29,7 @@ pub fn request(args: &Args) -> anyhow::Result<Request> {
         labels: args.image.label.iter().map(label).collect(),
         network: match args.steps.network {
             NetworkMode::None => Some(Network::None),
+            NetworkMode::Pasta => Some(Network::Pasta),
             NetworkMode::Default | NetworkMode::Host => None,
         },
         hosts: sources::hosts(&args.steps.add_host)?,
@@ -65,7 +67,11 @@ fn build_args(given: &[String], variable: &dyn Fn(&str) -> Option<String>) -> BT
 }
 
 fn limits(args: &StepArgs) -> anyhow::Result<Limits> {
-    let shm_size = args.shm_size.as_deref().map(bytes).transpose()?;
+    let shm_size = args
+        .shm_size
+        .as_deref()
+        .map(|text| bytes("--shm-size", text))
+        .transpose()?;
     let parent = args.cgroup_parent.as_ref().filter(|parent| !parent.is_empty());
     Ok(Limits {
         // As in Docker, 0 is no size.
@@ -76,18 +82,21 @@ fn limits(args: &StepArgs) -> anyhow::Result<Limits> {
             .map(|text| ulimit(text))
             .collect::<anyhow::Result<_>>()?,
         cgroup_parent: parent.map(Into::into),
+        resources: args.limits.resources()?,
+        no_new_privileges: args.limits.no_new_privileges()?,
     })
 }
 
 /// Takes the control group out of the request where none can be made; returns what the user is to be told. To be
 /// called where the steps will run.
 pub fn without_cgroup(request: &mut Request) -> Option<String> {
-    let parent = request.limits.cgroup_parent.as_deref()?;
-    let error = check_parent(parent).err()?;
-    request.limits.cgroup_parent = None;
-    Some(format!(
-        "--cgroup-parent: {error}; the steps stayed in mica's own"
-    ))
+    let limits = &mut request.limits;
+    let error = check_groups(limits.cgroup_parent.as_deref(), &limits.resources).err()?;
+    limits.cgroup_parent = None;
+    Some(match std::mem::take(&mut limits.resources).is_empty() {
+        true => format!("--cgroup-parent: {error}; the steps stayed in mica's own"),
+        false => unlimited(&error),
+    })
 }
 
 fn ulimit(text: &str) -> anyhow::Result<Ulimit> {
@@ -148,51 +157,9 @@ fn allow(given: &[String]) -> anyhow::Result<BTreeSet<Entitlement>> {
     Ok(allowed)
 }
 
-/// Reads a number of bytes with a unit, in powers of 1024: `64m`, `1.5GiB`, `4096`.
-fn bytes(text: &str) -> anyhow::Result<u64> {
-    let wrong = || {
-        hint(
-            usage_error(format!("--shm-size {text}: this is no number of bytes")),
-            "write it as in 64m or 1g",
-        )
-    };
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches('b') {
-        "" => 0,
-        "k" | "ki" => 10,
-        "m" | "mi" => 20,
-        "g" | "gi" => 30,
-        "t" | "ti" => 40,
-        _ => return Err(wrong()),
-    };
-    // A float beyond the range becomes the nearest number there is.
-    Ok((number * (1_u64 << shift) as f64) as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_have_units() {
-        for (text, size) in [
-            ("0", 0),
-            ("4096", 4096),
-            ("64m", 64 << 20),
-            ("64MB", 64 << 20),
-            ("1.5GiB", 3 << 29),
-            ("1 k", 1 << 10),
-        ] {
-            assert_eq!(bytes(text).unwrap(), size, "{text}");
-        }
-        for wrong in ["", "m", "-1", "1x", "1.2.3m"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn build_arguments_come_from_the_environment() {
