@@ -12,6 +12,8 @@
 //! - ATOMIC_O_TRUNC is never asked for: without OPEN messages the truncation would be lost.
 //! - SETXATTR_EXT is never asked for: the protocol library reads the short form of the request.
 //! - POSIX access control lists are the kernel's to check where it checks permissions; then the umask is ours.
+//! - Where the permissions are ours to check (`guard.rs`), OPEN and OPENDIR are answered, since they ask for them;
+//!   and to the kernel all nodes are root's.
 //! - Locks are not negotiated, so that the kernel keeps them itself.
 
 use std::ffi::OsStr;
@@ -23,17 +25,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::caller::Callers;
 use crate::overlay::{Attr, Changes, Error, Ino, NewKind, Overlay, Owner};
 
 mod counts;
 mod data;
 mod forest;
+mod guard;
 mod sync;
 mod translate;
 
@@ -41,6 +45,7 @@ pub(crate) use counts::Counters;
 pub use counts::{RequestKind, Requests};
 pub(crate) use forest::ForestAdapter;
 
+use guard::{Guard, Verdict};
 use sync::Syncs;
 use translate::{allocation, file_attr, new_kind, rename_mode, set_xattr_mode, timestamp, wanted_time};
 
@@ -68,14 +73,17 @@ pub(crate) struct Settings {
 pub(crate) struct Adapter {
     overlay: Arc<Overlay>,
     settings: Settings,
+    /// Who checks permissions; the kernel, or nobody, where `None`.
+    guard: Option<Guard>,
     requests: Arc<Counters>,
     syncs: Syncs,
 }
 
 impl Adapter {
-    pub(crate) fn new(overlay: Arc<Overlay>, settings: Settings) -> Self {
+    pub(crate) fn new(overlay: Arc<Overlay>, callers: Option<Arc<Callers>>, settings: Settings) -> Self {
         Self {
             syncs: Syncs::new(Arc::clone(&overlay)),
+            guard: callers.map(|callers| Guard::new(callers, Arc::clone(&overlay))),
             overlay,
             settings,
             requests: Arc::default(),
@@ -88,9 +96,31 @@ impl Adapter {
     }
 
     fn owner(&self, request: &Request) -> Owner {
-        self.settings.owner.unwrap_or(Owner {
-            uid: request.uid(),
-            gid: request.gid(),
+        match (self.settings.owner, &self.guard) {
+            (Some(owner), _) => owner,
+            (None, Some(guard)) => guard.owner(request.pid()),
+            (None, None) => Owner {
+                uid: request.uid(),
+                gid: request.gid(),
+            },
+        }
+    }
+
+    /// What the guard says, if there is one.
+    fn check(&self, verdict: impl FnOnce(&Guard) -> Verdict) -> Verdict {
+        self.guard.as_ref().map_or(Ok(()), verdict)
+    }
+
+    /// The attributes as the kernel gets them.
+    fn shown(&self, attr: Result<Attr, Error>) -> Result<Attr, Error> {
+        attr.map(|attr| match self.guard {
+            // Whose node it is, the kernel could not express.
+            Some(_) => Attr {
+                uid: 0,
+                gid: 0,
+                ..attr
+            },
+            None => attr,
         })
     }
 
@@ -103,13 +133,15 @@ impl Adapter {
         (mode, umask): (u32, u32),
         reply: ReplyEntry,
     ) {
+        if let Err(refused) = self.check(|guard| guard.add(request.pid(), Ino(parent.0))) {
+            return reply.error(refused);
+        }
         let owner = self.owner(request);
         let mode = (mode & 0o7777, umask);
-        entry(
-            reply,
-            self.overlay
-                .create_masked(Ino(parent.0), name.as_bytes(), kind, mode, owner),
-        );
+        let created = self
+            .overlay
+            .create_masked(Ino(parent.0), name.as_bytes(), kind, mode, owner);
+        entry(reply, self.shown(created));
     }
 
     /// Whether an attribute is an access control list that cannot be kept: where the kernel does not decide by
@@ -178,13 +210,6 @@ fn errno(error: &Error) -> Errno {
     Errno::from_i32(errno)
 }
 
-fn empty(reply: ReplyEmpty, result: Result<(), Error>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
 fn entry(reply: ReplyEntry, result: Result<Attr, Error>) {
     match result {
         Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), Generation(0)),
@@ -195,6 +220,13 @@ fn entry(reply: ReplyEntry, result: Result<Attr, Error>) {
 fn attributes(reply: ReplyAttr, result: Result<Attr, Error>) {
     match result {
         Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<(), Error>) {
+    match result {
+        Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -214,12 +246,15 @@ impl Filesystem for Adapter {
         negotiate(config, self.settings)
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.requests.add(RequestKind::Lookup);
+        if let Err(refused) = self.check(|guard| guard.search(request.pid(), Ino(parent.0))) {
+            return reply.error(refused);
+        }
         match self.overlay.lookup(Ino(parent.0), name.as_bytes()) {
             // Inode 0 with a time makes the kernel remember that the name is absent.
             Err(Error::NotFound) => reply.entry(&FOREVER, &translate::ABSENT, Generation(0)),
-            result => entry(reply, result),
+            result => entry(reply, self.shown(result)),
         }
     }
 
@@ -230,7 +265,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         self.requests.add(RequestKind::GetAttr);
-        attributes(reply, self.overlay.attr(Ino(ino.0)));
+        attributes(reply, self.shown(self.overlay.attr(Ino(ino.0))));
     }
 
     fn setattr(
@@ -244,7 +279,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -256,8 +291,12 @@ impl Filesystem for Adapter {
         // truncation unless the caller has CAP_FSETID. The library hides the kernel's flag for the latter;
         // root has the capability, others have not.
         let chown = uid.is_some() || gid.is_some();
-        let truncation = size.is_some() && request.uid() != 0;
-        let changes = Changes {
+        let keeps = match &self.guard {
+            Some(guard) => guard.keeps_set_id(request.pid()),
+            None => request.uid() == 0,
+        };
+        let truncation = size.is_some() && !keeps;
+        let mut changes = Changes {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
             gid,
@@ -267,7 +306,13 @@ impl Filesystem for Adapter {
             ctime: ctime.map(timestamp),
             kill_privileges: chown || truncation,
         };
-        attributes(reply, self.overlay.set_attr(Ino(ino.0), &changes));
+        let ino = Ino(ino.0);
+        if let Err(refused) =
+            self.check(|guard| guard.change(request.pid(), ino, &mut changes, handle.is_some()))
+        {
+            return reply.error(refused);
+        }
+        attributes(reply, self.shown(self.overlay.set_attr(ino, &changes)));
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -314,19 +359,25 @@ impl Filesystem for Adapter {
         self.create_node(request, parent, name, NewKind::Symlink(target), (0o777, 0), reply);
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.add(RequestKind::Unlink);
+        if let Err(refused) = self.check(|guard| guard.remove(request.pid(), Ino(parent.0), name)) {
+            return reply.error(refused);
+        }
         empty(reply, self.overlay.unlink(Ino(parent.0), name.as_bytes()));
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.add(RequestKind::RmDir);
+        if let Err(refused) = self.check(|guard| guard.remove(request.pid(), Ino(parent.0), name)) {
+            return reply.error(refused);
+        }
         empty(reply, self.overlay.rmdir(Ino(parent.0), name.as_bytes()));
     }
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -339,6 +390,14 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let (from, to) = (Ino(parent.0), Ino(new_parent.0));
+        let pid = request.pid();
+        let allowed = self.check(|guard| {
+            guard.remove(pid, from, name)?;
+            guard.remove(pid, to, new_name)
+        });
+        if let Err(refused) = allowed {
+            return reply.error(refused);
+        }
         empty(
             reply,
             self.overlay
@@ -346,17 +405,24 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.requests.add(RequestKind::Link);
-        entry(
-            reply,
-            self.overlay.link(Ino(ino.0), Ino(parent.0), name.as_bytes()),
-        );
+        if let Err(refused) = self.check(|guard| guard.add(request.pid(), Ino(parent.0))) {
+            return reply.error(refused);
+        }
+        let linked = self.overlay.link(Ino(ino.0), Ino(parent.0), name.as_bytes());
+        entry(reply, self.shown(linked));
     }
 
-    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.requests.add(RequestKind::Open);
-        reply.error(Errno::ENOSYS);
+        match &self.guard {
+            None => reply.error(Errno::ENOSYS),
+            Some(guard) => match guard.open(request.pid(), Ino(ino.0), flags.0) {
+                Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+                Err(refused) => reply.error(refused),
+            },
+        }
     }
 
     fn create(
@@ -429,9 +495,19 @@ impl Filesystem for Adapter {
         self.syncs.sync(Ino(ino.0), data_only, reply);
     }
 
-    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.requests.add(RequestKind::OpenDir);
-        reply.error(Errno::ENOSYS);
+        match &self.guard {
+            None => reply.error(Errno::ENOSYS),
+            // The kernel may keep a listing, as it does without this message.
+            Some(guard) => match guard.open(request.pid(), Ino(ino.0), flags.0) {
+                Ok(()) => reply.opened(
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+                ),
+                Err(refused) => reply.error(refused),
+            },
+        }
     }
 
     fn readdir(
@@ -475,7 +551,7 @@ impl Filesystem for Adapter {
             let dots = matches!(entry.name, b"." | b"..");
             let attr = match dots {
                 true => translate::bare_directory(entry.ino),
-                false => match self.overlay.lookup(Ino(ino.0), entry.name) {
+                false => match self.shown(self.overlay.lookup(Ino(ino.0), entry.name)) {
                     Ok(attr) => file_attr(&attr),
                     // Removed since it was listed.
                     Err(_) => return ControlFlow::Continue(()),
@@ -541,6 +617,9 @@ impl Filesystem for Adapter {
         if self.refuses(name) {
             return reply.error(Errno::EOPNOTSUPP);
         }
+        if let Err(refused) = self.check(|guard| guard.write_attribute(request.pid(), Ino(ino.0), name)) {
+            return reply.error(refused);
+        }
         let mode = set_xattr_mode(flags);
         let loses_set_group = self.loses_set_group(request, ino, name);
         empty(
@@ -554,10 +633,14 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.requests.add(RequestKind::GetXattr);
         if self.refuses(name.as_bytes()) {
             return reply.error(Errno::EOPNOTSUPP);
+        }
+        let allowed = self.check(|guard| guard.read_attribute(request.pid(), Ino(ino.0), name.as_bytes()));
+        if let Err(refused) = allowed {
+            return reply.error(refused);
         }
         xattr_value(reply, size, self.overlay.xattr(Ino(ino.0), name.as_bytes()));
     }
@@ -581,18 +664,31 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.add(RequestKind::RemoveXattr);
         if self.refuses(name.as_bytes()) {
             return reply.error(Errno::EOPNOTSUPP);
         }
+        let allowed = self.check(|guard| guard.write_attribute(request.pid(), Ino(ino.0), name.as_bytes()));
+        if let Err(refused) = allowed {
+            return reply.error(refused);
+        }
         empty(reply, self.overlay.remove_xattr(Ino(ino.0), name.as_bytes()));
     }
 
-    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         self.requests.add(RequestKind::Access);
-        // Only sent without `default_permissions`, where everything is allowed: the kernel asks once.
-        reply.error(Errno::ENOSYS);
+        match &self.guard {
+            // Only sent without `default_permissions`, where everything is allowed: the kernel asks once.
+            None => reply.error(Errno::ENOSYS),
+            Some(guard) => {
+                let wanted = mask.bits().unsigned_abs();
+                match guard.access(request.pid(), Ino(ino.0), wanted) {
+                    Ok(()) => reply.ok(),
+                    Err(refused) => reply.error(refused),
+                }
+            }
+        }
     }
 
     fn ioctl(

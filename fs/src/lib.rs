@@ -9,6 +9,7 @@
 //! The overlay is a plain object: everything about merging, copy-up and whiteouts can be tested without a mount.
 //! Nothing here knows of Dockerfiles, networks or terminals.
 
+pub mod caller;
 pub mod digest;
 pub mod forest;
 pub mod layer;

@@ -3,22 +3,24 @@
 //! The process that serves a mount must not wait for it: it never keeps a file open on its own mount, and
 //! never reads or writes there. A lock or a reply that waits for the mount would wait for itself.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Config, Filesystem, Session, SessionACL};
+use fuser::{Config, Filesystem, INodeNo, Notifier, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
 
+use crate::caller::Callers;
 use crate::forest::Forest;
 use crate::fuse::{Adapter, Counters, ForestAdapter, Settings};
-use crate::overlay::{Overlay, Owner};
+use crate::overlay::{Ino, Overlay, Owner};
 use crate::sys::statx::MountIdentity;
 
 mod helper;
@@ -48,12 +50,15 @@ pub struct MountOptions {
 }
 
 /// Who checks whether a process may do what it asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Permissions {
     /// The kernel, by owner and mode (`default_permissions`).
     Kernel,
     /// Nobody: a single user looks at an image, whoever owns the files in it.
     Owner,
+    /// We, by what our metadata says and by whom the callers stand for. To the kernel every node is root's: for a user
+    /// namespace that has no other ids.
+    Callers(Arc<Callers>),
 }
 
 /// Why a mount could not be made or unmade.
@@ -210,7 +215,7 @@ pub fn kernel(
     if options.allow_other {
         data.push_str(",allow_other");
     }
-    if options.permissions == Permissions::Kernel {
+    if matches!(options.permissions, Permissions::Kernel) {
         data.push_str(",default_permissions");
     }
     let mut flags = MsFlags::empty();
@@ -318,13 +323,17 @@ fn serve(
     let settings = Settings {
         writeback: options.writable,
         traced: options.traced,
-        acls: options.permissions == Permissions::Kernel,
+        acls: matches!(options.permissions, Permissions::Kernel),
         owner: options.owner,
     };
     let threads = content.threads();
     let (requests, started) = match content {
         Content::Overlay(overlay) => {
-            let adapter = Adapter::new(overlay, settings);
+            let callers = match &options.permissions {
+                Permissions::Callers(callers) => Some(Arc::clone(callers)),
+                Permissions::Kernel | Permissions::Owner => None,
+            };
+            let adapter = Adapter::new(overlay, callers, settings);
             (adapter.requests(), start(adapter, device, threads))
         }
         Content::Forest(forest) => {
@@ -333,9 +342,10 @@ fn serve(
         }
     };
     match started {
-        Ok(end) => Ok(Mounted {
+        Ok((end, kernel)) => Ok(Mounted {
             place,
             requests,
+            kernel,
             end,
             ended: false,
         }),
@@ -354,12 +364,13 @@ fn start(
     adapter: impl Filesystem + 'static,
     device: OwnedFd,
     threads: usize,
-) -> io::Result<Receiver<io::Result<()>>> {
+) -> io::Result<(Receiver<io::Result<()>>, Kernel)> {
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
     // The kernel keeps others out unless `allow_other`: the library need not.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+    let kernel = Kernel(session.notifier());
     let (ended, end) = mpsc::channel();
     thread::Builder::new()
         .name("mica-fuse".to_owned())
@@ -367,7 +378,25 @@ fn start(
             // Nobody listens any more if the guard has given up waiting.
             let _ = ended.send(session.run());
         })?;
-    Ok(end)
+    Ok((end, kernel))
+}
+
+/// The kernel's memory of a mount: what is changed behind its back must be told to it. Not to be used by a thread that
+/// serves the mount.
+#[derive(Clone, Debug)]
+pub struct Kernel(Notifier);
+
+impl Kernel {
+    /// Forgets the attributes of a node.
+    pub fn forget_attributes(&self, ino: Ino) {
+        // That it does not know the node, or that the mount is gone, makes no difference.
+        let _ = self.0.inval_inode(INodeNo(ino.0), -1, 0);
+    }
+
+    /// Forgets what a name stands for, or that it stands for nothing.
+    pub fn forget_name(&self, parent: Ino, name: &[u8]) {
+        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name));
+    }
 }
 
 /// A mount that is being served. Dropping it unmounts, lazily if it is in use.
@@ -375,6 +404,7 @@ fn start(
 pub struct Mounted {
     place: Place,
     requests: Arc<Counters>,
+    kernel: Kernel,
     end: Receiver<io::Result<()>>,
     ended: bool,
 }
@@ -383,6 +413,11 @@ impl Mounted {
     /// Where the mount is, to unmount it from another thread or process.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// What the kernel remembers of it.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
     }
 
     /// How many requests the kernel has sent so far.

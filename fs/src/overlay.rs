@@ -91,6 +91,19 @@ pub struct Attr {
     pub btime: Timestamp,
 }
 
+/// A node on the way from another up to the root: see [`Overlay::above`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Above {
+    /// Its path from the root.
+    pub path: Vec<u8>,
+    /// Permission, set-ID and sticky bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
 /// Owner and group of new nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Owner {

@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Deref;
 
 pub(crate) mod fd;
+pub(crate) mod limit;
 pub(crate) mod statx;
 pub(crate) mod writeback;
 

@@ -249,8 +249,8 @@ impl What {
         MountOptions {
             writable: self.rw,
             traced: false,
+            allow_other: !matches!(permissions, Permissions::Owner),
             permissions,
-            allow_other: permissions == Permissions::Kernel,
             owner: None,
             no_dev: !self.dev,
             no_suid: !self.suid,

@@ -71,7 +71,7 @@ fn option_text(options: &MountOptions) -> String {
     if options.allow_other {
         text.push_str(",allow_other");
     }
-    if options.permissions == Permissions::Kernel {
+    if matches!(options.permissions, Permissions::Kernel) {
         text.push_str(",default_permissions");
     }
     text

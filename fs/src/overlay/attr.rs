@@ -43,6 +43,43 @@ impl Overlay {
         Ok(complete(attr))
     }
 
+    /// A node and the directories above it, innermost first, with what decides who may search them. Of a node with
+    /// several names, or with none any more, the way is that of one it had.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    pub fn above(&self, ino: Ino) -> Result<Vec<Above>> {
+        let tree = self.tree();
+        let mut found = Vec::new();
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut at = ino.0;
+        loop {
+            let node = tree.node(at)?;
+            found.push(Above {
+                path: Vec::new(),
+                mode: node.mode,
+                uid: node.uid,
+                gid: node.gid,
+            });
+            let Some((parent, name)) = &node.home else {
+                break;
+            };
+            names.push(name.to_vec());
+            at = *parent;
+        }
+        drop(tree);
+        for (depth, directory) in found.iter_mut().enumerate() {
+            for name in names.iter().skip(depth).rev() {
+                directory.path.push(b'/');
+                directory.path.extend_from_slice(name);
+            }
+        }
+        if let Some(root) = found.last_mut().filter(|root| root.path.is_empty()) {
+            root.path.push(b'/');
+        }
+        Ok(found)
+    }
+
     /// Takes the set-group-ID bit away.
     ///
     /// # Errors

@@ -1,0 +1,46 @@
+//! Whether a process can come to a file at all.
+
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use super::Credential;
+use crate::overlay::{Above, Ino, Overlay};
+
+const EXECUTE: u32 = libc::X_OK as u32;
+
+impl Credential {
+    /// Whether the process `pid` with this credential may search the directories that lead to a node: those from the
+    /// root, or from what it has open or works in.
+    pub fn reaches(&self, overlay: &Overlay, pid: u32, ino: Ino) -> bool {
+        if self.overrides_permissions() {
+            return true;
+        }
+        let Ok(above) = overlay.above(ino) else {
+            return false;
+        };
+        let closed =
+            |directory: &Above| !self.may(EXECUTE, true, directory.mode, (directory.uid, directory.gid));
+        // The first is the node itself.
+        match above.iter().skip(1).position(closed) {
+            None => true,
+            Some(at) => {
+                let starts = above.get(..=at).unwrap_or_default();
+                let held = held_paths(pid);
+                starts.iter().any(|start| held.contains(&start.path))
+            }
+        }
+    }
+}
+
+/// What a process has open, works in and has as its root, by the paths that the kernel tells: nothing is asked of the
+/// mount, since a thread that serves it must not wait for it.
+fn held_paths(pid: u32) -> Vec<Vec<u8>> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let files = std::fs::read_dir(process.join("fd")).into_iter().flatten();
+    let files = files.filter_map(Result::ok).map(|entry| entry.path());
+    files
+        .chain([process.join("cwd"), process.join("root")])
+        .filter_map(|link| std::fs::read_link(link).ok())
+        .map(|path| path.into_os_string().into_vec())
+        .collect()
+}
