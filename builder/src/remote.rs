@@ -132,7 +132,7 @@ pub struct Fetcher<'a> {
     secrets: &'a BTreeMap<String, Secret>,
     agents: &'a BTreeMap<String, PathBuf>,
     stopped: &'a (dyn Fn() -> bool + Sync),
-    client: Arc<Client>,
+    client: Client,
     fetched: Mutex<BTreeMap<String, Slot>>,
 }
 
@@ -153,15 +153,9 @@ impl<'a> Fetcher<'a> {
             secrets,
             agents,
             stopped,
-            client: Arc::default(),
+            client: Client::default(),
             fetched: Mutex::default(),
         }
-    }
-
-    /// What ends all downloads at once, for who has set what `stopped` looks at.
-    pub fn interrupter(&self) -> impl Fn() + Send + Sync + use<> {
-        let client = self.client.clone();
-        move || client.shut()
     }
 
     /// Fetches `remote`, and returns the layer that holds it. A fetcher gives the same thing the same content, however

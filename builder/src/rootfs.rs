@@ -1,6 +1,7 @@
 //! A writable root filesystem for one step or one container: layers, an upper of its own, and a mount while a
 //! command runs on it.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use mica_fs::mount::{self, MountError, MountOptions, Mounted, Permissions};
 use mica_fs::overlay::{self, Options, Overlay, ReadSet, Upper, Virtual};
 use mica_fs::snapshot::{self, PackError};
 use mica_fs::store::{Lease, Store, StoreError, WorkDir};
+
+use crate::sandbox::{self, VirtualTree};
 
 use crate::leak::{Leak, Leaks};
 
@@ -134,10 +137,11 @@ impl<'a> Rootfs<'a> {
     /// [`RootfsError::Mount`].
     pub fn mount(&mut self) -> Result<PathBuf, RootfsError> {
         let place = directory(self.work.path().join("root"))?;
+        let permissions = sandbox::callers().map_or(Permissions::Kernel, Permissions::Callers);
         let options = MountOptions {
             writable: true,
             traced: self.record,
-            permissions: Permissions::Kernel,
+            permissions,
             allow_other: true,
             owner: None,
             // Real root's steps have CAP_MKNOD: what they make must not reach the host's devices. In a user
@@ -148,6 +152,17 @@ impl<'a> Rootfs<'a> {
         };
         self.mounted = Some(mount::kernel(self.overlay.clone(), &place, &options)?);
         Ok(place)
+    }
+
+    /// What the owners of its files are known from, while it is mounted.
+    pub fn tree(&self) -> Option<VirtualTree> {
+        let mounted = self.mounted.as_ref()?;
+        let root = std::fs::metadata(mounted.place().directory()).ok()?;
+        Some(VirtualTree {
+            device: root.dev(),
+            overlay: Arc::clone(&self.overlay),
+            kernel: mounted.kernel().clone(),
+        })
     }
 
     /// Unmounts, and returns when the kernel has written back everything that was written.

@@ -29,9 +29,9 @@ mod pasta;
 mod process;
 mod program;
 mod running;
-#[expect(dead_code, reason = "no step is filtered yet")]
 mod seccomp;
 mod subid;
+mod supervisor;
 mod sys;
 pub mod terminal;
 mod tree;
@@ -46,11 +46,12 @@ use serde::{Deserialize, Serialize};
 pub use capabilities::Capabilities;
 pub use cgroup::{Cpu, Resources, check_groups};
 pub use error::{Failure, SandboxError, Step};
-pub use idmap::{Entered, IdMode, IdRange, IdRanges, UserNs, enter};
+pub use idmap::{Entered, IdMode, IdRange, IdRanges, InvalidUserNs, UserNs, callers, enter, entered};
 pub use init::init_main;
 pub use limits::{InvalidUlimit, Limits, Ulimit};
 pub use network::{NETWORK_FILES, Network, network_files};
 pub use running::{Running, Signaller};
+pub use supervisor::{VirtualIds, VirtualTree};
 pub(crate) use sys::die_with_parent;
 
 /// The hidden first argument under which the program must call [`init_main`] before anything else.
@@ -93,6 +94,12 @@ pub struct Spec {
     pub capabilities: Capabilities,
     /// How much it may use.
     pub limits: Limits,
+    /// Whom mounts of other filesystems belong to, in the order of user and group: for [`Self::ids`] only, since
+    /// elsewhere they have their owners already.
+    pub owners: Vec<(OsString, u32, u32)>,
+    /// What its ids are known from, if the kernel has only one: [`IdMode::Single`].
+    #[serde(skip)]
+    pub ids: Option<VirtualIds>,
 }
 
 /// A file that the command finds below /dev: where Docker puts scripts of the Dockerfile.
@@ -122,6 +129,8 @@ impl Spec {
             device_files: Vec::new(),
             capabilities: Capabilities::Default,
             limits: Limits::default(),
+            owners: Vec::new(),
+            ids: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mica_builder::sandbox::UserNs;
 use serde_json::Value;
 
 use crate::commands::{
@@ -64,6 +65,17 @@ pub struct Global {
         value_name = "LEVEL"
     )]
     pub log_level: Option<String>,
+
+    /// How a user's steps get the ids of the image: auto, root, subuid (the ranges of /etc/subuid) or single (without
+    /// any) [default: auto]
+    #[arg(
+        long,
+        global = true,
+        env = "MICA_USERNS",
+        hide_env_values = true,
+        value_name = "MODE"
+    )]
+    pub userns: Option<UserNs>,
 
     /// When to use colours; NO_COLOR in the environment is honoured
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]

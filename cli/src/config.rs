@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
+use mica_builder::sandbox::UserNs;
 use mica_fs::store::Store;
 
 use crate::args::Global;
@@ -16,6 +17,7 @@ use crate::render::Output;
 /// What every command is given.
 pub struct Context {
     root: PathBuf,
+    userns: UserNs,
     store: OnceLock<Arc<Store>>,
 }
 
@@ -34,8 +36,14 @@ impl Context {
             .with_context(|| format!("cannot make an absolute path of {}", root.display()))?;
         Ok(Self {
             root,
+            userns: global.userns.unwrap_or_default(),
             store: OnceLock::new(),
         })
+    }
+
+    /// How steps get the ids of the image.
+    pub fn userns(&self) -> UserNs {
+        self.userns
     }
 
     /// The directory of the store, absolute.

@@ -11,7 +11,6 @@ pub mod archive;
 pub mod base;
 pub mod binary;
 pub mod changes;
-pub mod child;
 pub mod command;
 pub mod leftovers;
 pub mod machine;

@@ -75,6 +75,18 @@ impl Scene {
         Some(scene)
     }
 
+    /// A scene of an unprivileged user who has nothing: no subordinate ids. Only root can make one.
+    pub fn as_plain_user() -> Option<Self> {
+        machine::programs(&["nsenter", "unshare", "setpriv"])?;
+        if !Path::new("/dev/fuse").exists() {
+            machine::skip(Lack::Unavoidable, "this machine has no /dev/fuse");
+            return None;
+        }
+        let scene = Self::user_changed_by(": > etc-subuid; : > etc-subgid")?;
+        base::load(&scene);
+        Some(scene)
+    }
+
     /// Everyone that this machine lets work: root and the unprivileged user.
     pub fn everyone() -> Vec<Self> {
         let root = machine::is_root().then(Self::as_root).flatten();

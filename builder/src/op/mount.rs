@@ -7,6 +7,7 @@
 //! The mount points are virtual nodes of whatever they lie in, so that a layer has nothing of them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -245,6 +246,8 @@ pub struct Ready<'a> {
     pub env: Vec<(String, String)>,
     /// Where the first SSH agent is seen.
     pub agent: Option<PathBuf>,
+    /// Mounts that belong to somebody else than root, where the kernel cannot express it.
+    pub owners: Vec<(OsString, u32, u32)>,
     forwards: Vec<(Forward, WorkDir)>,
     bound: Vec<Rootfs<'a>>,
     caches: BTreeMap<Digest, CacheDirectory>,
@@ -289,9 +292,22 @@ impl<'a> Ready<'a> {
                 Kind::Ssh(mount) => ready.agent_socket(mount, means)?,
             };
             let target = Path::new("/").join(placed.target.as_os_str());
+            let permissions = match &placed.resolved.kind {
+                Kind::Cache { mount, seed: None } if mount.part.is_empty() => Some(mount.permissions),
+                Kind::Ssh(mount) => Some(mount.permissions),
+                _ => None,
+            };
+            if let Some(Permissions { uid, gid, .. }) = permissions {
+                ready.owners.push((target.clone().into(), uid, gid));
+            }
             ready.mounts.push(sandbox::Mount { kind, target });
         }
         Ok(ready)
+    }
+
+    /// The filesystems that are served for them.
+    pub fn trees(&self) -> impl Iterator<Item = sandbox::VirtualTree> {
+        self.bound.iter().filter_map(Rootfs::tree)
     }
 
     /// Sorts the mounts by their targets, and gives each mount point to what it lies in: to the step's root or to

@@ -19,10 +19,22 @@ pub enum Capabilities {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CapabilitySet(u64);
 
+/// The last one of Linux 6.18, CAP_CHECKPOINT_RESTORE.
+const LAST: u8 = 40;
 /// CAP_KILL of capability.h.
 const KILL: u8 = 5;
 /// CAP_SYS_ADMIN of capability.h.
 const SYS_ADMIN: u8 = 21;
+
+impl Capabilities {
+    /// As a bit mask: what a step's root has.
+    pub fn bits(self) -> u64 {
+        match self {
+            Self::Default => CapabilitySet::DEFAULT.bits(),
+            Self::All => (1 << (LAST + 1)) - 1,
+        }
+    }
+}
 
 impl CapabilitySet {
     /// Docker's: chown 0, dac_override 1, fowner 3, fsetid 4, kill 5, setgid 6, setuid 7,

@@ -22,6 +22,8 @@ const MAX_MESSAGE: u32 = 64 << 20;
 pub(super) struct Start {
     pub(super) spec: Spec,
     pub(super) terminal: Option<Size>,
+    /// Whether mica answers for the ids of the image.
+    pub(super) virtual_ids: bool,
 }
 
 /// mica's later messages.
@@ -31,11 +33,17 @@ pub(super) enum Order {
     Signal(i32),
     /// The step's network is connected.
     Connected,
+    /// The calls that the filter holds up are answered from now on.
+    Supervised,
 }
 
 /// Init's messages.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
+    /// The step is in its mount namespace, whose descriptor rides along.
+    Entered,
+    /// Calls are held up; the descriptor at which they are to be answered rides along.
+    Filtered,
     /// Something optional is missing from the command's world.
     Warning(String),
     /// The step's network namespace, which rides along, is to be connected.

@@ -1,12 +1,17 @@
-//! Which users a step can have: real ones as root, subordinate ones in a user namespace.
+//! Which users a step can have: real ones as root, subordinate ones in a user namespace, or such as only mica knows.
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
+
+use mica_fs::caller::Callers;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, getgid, getuid, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
@@ -24,13 +29,23 @@ pub enum IdMode {
     Root,
     /// A user namespace: id 0 is the user, the others are subordinate ids (subuid(5)).
     Subordinate,
+    /// A user namespace in which id 0 is the user, and no other id exists: mica keeps those of the image.
+    Single,
 }
 
 impl IdMode {
     /// The mode [`enter`] would choose, or why it would choose none. Changes nothing.
     pub fn detect() -> Result<Self, SandboxError> {
-        if is_root() {
-            return Ok(Self::Root);
+        Self::choose(UserNs::Auto)
+    }
+
+    /// The mode that is wanted, if it can be had.
+    fn choose(want: UserNs) -> Result<Self, SandboxError> {
+        match want {
+            UserNs::Inherit if is_root() => return Ok(Self::Root),
+            UserNs::Inherit => return Err(SandboxError::NotPrivileged),
+            UserNs::Auto if is_root() => return Ok(Self::Root),
+            UserNs::Auto | UserNs::Subordinate | UserNs::Single => {}
         }
         match sys::probe_user_namespace() {
             Ok(sys::Probe::Works) => {}
@@ -39,25 +54,47 @@ impl IdMode {
                 return Err(SandboxError::UserNamespaceRestricted { errno });
             }
         }
-        Plan::for_user(getuid(), getgid())?;
-        for helper in [UID_HELPER, GID_HELPER] {
-            if doctor::find_program(helper).is_none() {
-                return Err(SandboxError::HelperMissing { program: helper });
-            }
+        match (want, Plan::is_possible(getuid(), getgid())) {
+            (UserNs::Single, _) | (UserNs::Auto, Err(_)) => Ok(Self::Single),
+            (_, Ok(())) => Ok(Self::Subordinate),
+            (_, Err(error)) => Err(error),
         }
-        Ok(Self::Subordinate)
     }
 }
 
 /// Whether [`enter`] may make a user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UserNs {
-    /// One is made unless the process is root with CAP_SYS_ADMIN.
+    /// One is made unless the process is root with CAP_SYS_ADMIN: with subordinate ids if the user has them.
     #[default]
     Auto,
     /// None is made; the process must be root with CAP_SYS_ADMIN.
     Inherit,
+    /// One with subordinate ids.
+    Subordinate,
+    /// One with a single id.
+    Single,
 }
+
+impl FromStr for UserNs {
+    type Err = InvalidUserNs;
+
+    /// Reads `auto`, `root`, `subuid` or `single`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "root" => Ok(Self::Inherit),
+            "subuid" => Ok(Self::Subordinate),
+            "single" => Ok(Self::Single),
+            _ => Err(InvalidUserNs(text.to_owned())),
+        }
+    }
+}
+
+/// A text that names no [`UserNs`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is none of auto, root, subuid, single")]
+pub struct InvalidUserNs(String);
 
 /// A run of ids that the process can give to files and processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +156,8 @@ impl Entered {
     }
 }
 
-/// Gives the process a mount namespace of its own in which it may mount, as root or as a user with
-/// subordinate ids, who becomes root of a new user namespace.
+/// Gives the process a mount namespace of its own in which it may mount, as root or as a user who becomes root of a
+/// new user namespace.
 ///
 /// Call it once, at the start of the program: the process must still be single-threaded, and what
 /// depends on the user's identity (HOME, the XDG directories) must already be known. /dev/fuse must
@@ -130,16 +167,14 @@ impl Entered {
 /// that the host makes later still arrive. On an error the process may be in a half-made namespace
 /// and should end.
 pub fn enter(want: UserNs) -> Result<Entered, SandboxError> {
-    let mode = if is_root() {
-        IdMode::Root
-    } else if want == UserNs::Inherit {
-        return Err(SandboxError::NotPrivileged);
-    } else {
-        enter_user_namespace()?;
-        IdMode::Subordinate
-    };
+    let mode = IdMode::choose(want)?;
+    match mode {
+        IdMode::Root => {}
+        IdMode::Subordinate => enter_user_namespace()?,
+        IdMode::Single => enter_with_one_id()?,
+    }
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| match mode {
-        IdMode::Subordinate => SandboxError::UserNamespaceRestricted { errno },
+        IdMode::Subordinate | IdMode::Single => SandboxError::UserNamespaceRestricted { errno },
         _ => SandboxError::Enter {
             action: "create a mount namespace",
             errno,
@@ -161,11 +196,26 @@ pub fn enter(want: UserNs) -> Result<Entered, SandboxError> {
                 errno: super::error::errno_of(&error),
             })
     };
-    Ok(Entered {
-        mode,
-        uids: map("/proc/self/uid_map")?,
-        gids: map("/proc/self/gid_map")?,
-    })
+    let uids = map("/proc/self/uid_map")?;
+    let gids = map("/proc/self/gid_map")?;
+    let mode = *MODE.get_or_init(|| mode);
+    Ok(Entered { mode, uids, gids })
+}
+
+/// What [`enter`] has made of this process, which cannot be undone.
+static MODE: OnceLock<IdMode> = OnceLock::new();
+
+/// Whom the processes of steps stand for, if the kernel has a single id for all: the same table for every step, since
+/// what is in it never changes.
+pub fn callers() -> Option<Arc<Callers>> {
+    static CALLERS: OnceLock<Arc<Callers>> = OnceLock::new();
+    let is_single = entered() == Some(IdMode::Single);
+    is_single.then(|| Arc::clone(CALLERS.get_or_init(Arc::default)))
+}
+
+/// How ids are mapped in this process, once it has entered its namespaces.
+pub fn entered() -> Option<IdMode> {
+    MODE.get().copied()
 }
 
 fn is_root() -> bool {
@@ -200,6 +250,32 @@ fn enter_user_namespace() -> Result<(), SandboxError> {
     setresuid(root, root, root).map_err(failed("become root of the user namespace"))
 }
 
+/// Makes a user namespace in which this user is root, and nobody else is there: nobody's permission is needed.
+fn enter_with_one_id() -> Result<(), SandboxError> {
+    let failed = |action| move |errno| SandboxError::Enter { action, errno };
+    let (uid, gid) = (getuid(), getgid());
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|errno| match errno {
+        Errno::EINVAL => SandboxError::Enter {
+            action: "create a user namespace after threads were started",
+            errno,
+        },
+        errno => refused(errno),
+    })?;
+    // Without the first, the kernel takes no map of groups from who has no privilege: user_namespaces(7).
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("0 {uid} 1")),
+        ("gid_map", format!("0 {gid} 1")),
+    ] {
+        fs::write(format!("/proc/self/{file}"), text)
+            .map_err(|error| super::error::errno_of(&error))
+            .map_err(failed("map the user's own id"))?;
+    }
+    // It carries the numbers of credentials; a limit that the user had would be taken for one.
+    let _ = setrlimit(Resource::RLIMIT_LOCKS, libc::RLIM_INFINITY, libc::RLIM_INFINITY);
+    Ok(())
+}
+
 /// The arguments of the two helpers.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
@@ -208,6 +284,17 @@ struct Plan {
 }
 
 impl Plan {
+    /// Whether there are ids, and the programs that map them.
+    fn is_possible(uid: Uid, gid: Gid) -> Result<(), SandboxError> {
+        Self::for_user(uid, gid)?;
+        for helper in [UID_HELPER, GID_HELPER] {
+            if doctor::find_program(helper).is_none() {
+                return Err(SandboxError::HelperMissing { program: helper });
+            }
+        }
+        Ok(())
+    }
+
     fn for_user(uid: Uid, gid: Gid) -> Result<Self, SandboxError> {
         let owner = Owner::of(uid);
         let ranges = |kind| {

@@ -3,9 +3,10 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -13,14 +14,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, pipe2, sethostname, setsid};
+use nix::unistd::{ForkResult, Pid, chdir, chown, dup2_stdin, pipe2, sethostname, setsid};
 
 use super::capabilities::{CapabilitySet, drop_to, drop_to_init};
 use super::channel::{Channel, Order, Report, Start};
 use super::error::{Failure, Step, errno_of};
 use super::process::{self, Streams};
-use super::seccomp::{self, profile::default_profile};
-use super::{Capabilities, Exit, Network, Spec, limits, mounts, sys};
+use super::seccomp::{self, Filter, profile::default_profile};
+use super::{Capabilities, Exit, MountKind, Network, Spec, limits, mounts, sys};
 
 /// The main function of the program when its first argument is [`INIT_ARG`](super::INIT_ARG).
 ///
@@ -184,12 +185,15 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
         )),
     }
     umask(Mode::empty());
-    let pty = mounts::set_up(spec, start.terminal, &mut warn)?;
+    let pty = mounts::set_up(spec, (start.terminal, start.virtual_ids), &mut warn)?;
     chdir(&spec.cwd)
         .map_err(|errno| Failure::new(Step::WorkingDirectory, spec.cwd.display().to_string(), errno))?;
     limits::raise(&spec.limits.ulimits)?;
     // While init still has CAP_SYS_ADMIN: see there.
-    filter(spec.capabilities, &mut warn)?;
+    filter(channel, start, &mut warn)?;
+    if start.virtual_ids {
+        give_mounts(spec)?;
+    }
     drop_to(spec.capabilities).map_err(|errno| Failure::new(Step::Capabilities, "", errno))?;
     let failed = |errno| Failure::new(Step::Process, "", errno);
     // A change of credentials may have cleared it.
@@ -208,19 +212,29 @@ fn have_connected(channel: &Channel) -> io::Result<()> {
         match channel.receive::<Order>()? {
             Some((Order::Connected, _)) => return Ok(()),
             // There is no command yet that it could be for.
-            Some((Order::Signal(_), _)) => {}
+            Some((Order::Signal(_) | Order::Supervised, _)) => {}
             None => return Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 }
 
-/// Puts this process, and the command with it, under Docker's profile.
-fn filter(capabilities: Capabilities, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
-    if capabilities == Capabilities::All {
-        return Ok(());
+/// Puts this process, and the command with it, under Docker's profile; and has mica answer what concerns ids, where the
+/// kernel cannot.
+fn filter(channel: &Channel, start: &Start, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+    let profile = match start.spec.capabilities {
+        Capabilities::All => None,
+        Capabilities::Default => {
+            let profile = default_profile(CapabilitySet::DEFAULT);
+            if profile.is_none() {
+                warn("system calls are not filtered: those of this kind of machine are not known".into());
+            }
+            profile
+        }
+    };
+    if start.virtual_ids {
+        return be_supervised(channel, seccomp::with_virtual_ids(profile));
     }
-    let Some(profile) = default_profile(CapabilitySet::DEFAULT) else {
-        warn("system calls are not filtered: those of this kind of machine are not known".into());
+    let Some(profile) = profile else {
         return Ok(());
     };
     match seccomp::install(&profile) {
@@ -230,6 +244,44 @@ fn filter(capabilities: Capabilities, warn: &mut dyn FnMut(String)) -> Result<()
             Ok(())
         }
         Err(errno) => Err(Failure::new(Step::SystemCalls, "", errno)),
+    }
+}
+
+/// Tells mica whom the files of other filesystems belong to.
+fn give_mounts(spec: &Spec) -> Result<(), Failure> {
+    let secrets = spec.mounts.iter().filter_map(|mount| match mount.kind {
+        MountKind::File { uid, gid, .. } => Some((mount.target.as_path(), uid, gid)),
+        _ => None,
+    });
+    let owners = spec.owners.iter();
+    let owners = owners.map(|(target, uid, gid)| (Path::new(target), *uid, *gid));
+    for (target, uid, gid) in secrets.chain(owners) {
+        chown(target, Some(uid.into()), Some(gid.into()))
+            .map_err(|errno| Failure::new(Step::Mount, target.display().to_string(), errno))?;
+    }
+    Ok(())
+}
+
+/// Puts this process and all of the step under a filter, and waits until mica answers the calls that it holds up.
+fn be_supervised(channel: &Channel, filter: Filter) -> Result<(), Failure> {
+    let failed = |errno| Failure::new(Step::SystemCalls, "", errno);
+    let told = |error: io::Error| failed(errno_of(&error));
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let mounts = open("/proc/self/ns/mnt", flags, Mode::empty()).map_err(failed)?;
+    channel
+        .send(&Report::Entered, Some(mounts.as_fd()))
+        .map_err(told)?;
+    let listener = seccomp::install(&filter).map_err(failed)?;
+    channel
+        .send(&Report::Filtered, listener.as_ref().map(AsFd::as_fd))
+        .map_err(told)?;
+    loop {
+        match channel.receive::<Order>().map_err(told)? {
+            Some((Order::Supervised, _)) => return Ok(()),
+            // There is no command yet that it could be for.
+            Some((Order::Signal(_) | Order::Connected, _)) => {}
+            None => return Err(failed(Errno::EPIPE)),
+        }
     }
 }
 
@@ -258,7 +310,7 @@ impl Following {
             if mica {
                 match channel.receive::<Order>() {
                     Ok(Some((Order::Signal(number), _))) => self.send(number),
-                    Ok(Some((Order::Connected, _))) => {}
+                    Ok(Some((Order::Connected | Order::Supervised, _))) => {}
                     Ok(None) => return Ok(None),
                     Err(error) => return Err(failed(errno_of(&error))),
                 }

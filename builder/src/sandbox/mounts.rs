@@ -87,7 +87,7 @@ pub(super) struct Pty {
 /// The file mode creation mask must be 0.
 pub(super) fn set_up(
     spec: &Spec,
-    terminal: Option<Size>,
+    (terminal, virtual_ids): (Option<Size>, bool),
     warn: &mut dyn FnMut(String),
 ) -> Result<Option<Pty>, Failure> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -96,6 +96,7 @@ pub(super) fn set_up(
     let world = World {
         root: root(&spec.rootfs)?,
         open: spec.capabilities == Capabilities::All,
+        virtual_ids,
     };
 
     world.proc(warn)?;
@@ -137,6 +138,8 @@ struct World {
     root: Tree,
     /// Nothing is masked or read-only.
     open: bool,
+    /// The kernel has a single id.
+    virtual_ids: bool,
 }
 
 impl World {
@@ -300,7 +303,11 @@ impl World {
                 mode,
                 uid,
                 gid,
-            } => file_in_memory(content.bytes(), *mode, (*uid, *gid)).map_err(failed)?,
+            } => {
+                // Where the kernel has a single id, mica is told of the owner later.
+                let owner = (!self.virtual_ids).then_some((*uid, *gid));
+                file_in_memory(content.bytes(), *mode, owner).map_err(failed)?
+            }
         };
         let below = in_memory
             .iter()
@@ -387,14 +394,16 @@ fn is_file_at(tree: &Tree) -> bool {
 }
 
 /// A file in a memory of its own, which goes with the mount.
-fn file_in_memory(content: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<Tree, Errno> {
+fn file_in_memory(content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<Tree, Errno> {
     let errno = |e: std::io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     let attributes = attribute::NO_SUID | attribute::NO_DEV | attribute::NO_EXEC;
     let memory = Tree::new("tmpfs", &[("mode", Some("700"))], attributes)?;
     let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(&memory, "file", create, Mode::from_bits_truncate(0o600))?);
     file.write_all(content).map_err(errno)?;
-    fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    if let Some((uid, gid)) = owner {
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
     // After the owner, since a change of owner takes set-ID bits away.
     file.set_permissions(Permissions::from_mode(mode))
         .map_err(errno)?;

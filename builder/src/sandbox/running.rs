@@ -8,13 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Child, Command};
+use std::thread::JoinHandle;
 
 use super::cgroup::Cgroup;
 use super::channel::{Channel, Order, Report, Start};
 use super::error::SandboxError;
 use super::pasta::Pasta;
 use super::program::Program;
-use super::{Exit, INIT_ARG, MountKind, Spec, Stdin, Stdio, sys};
+use super::{Capabilities, Exit, INIT_ARG, MountKind, Spec, Stdin, Stdio, VirtualIds, supervisor, sys};
 
 impl Spec {
     /// Starts the command. On return its world is made and the command runs (or has failed to be
@@ -41,6 +42,7 @@ impl Spec {
             channel,
             output,
             terminal: None,
+            supervisor: None,
         };
         if let Some(cgroup) = &running.cgroup {
             // The launcher has forked nothing yet: it waits for the specification.
@@ -60,13 +62,14 @@ impl Spec {
         let start = Start {
             spec: self.clone(),
             terminal,
+            virtual_ids: self.ids.is_some(),
         };
         let stdin = stdin.as_ref().map(OwnedFd::as_fd);
         running
             .channel
             .send(&start, stdin)
             .map_err(failed("send the specification"))?;
-        running.await_start()?;
+        running.await_start(self)?;
         Ok(running)
     }
 
@@ -152,6 +155,8 @@ pub struct Running {
     channel: Channel,
     output: Option<Output>,
     terminal: Option<OwnedFd>,
+    /// Answers system calls of the step; it ends with the last process.
+    supervisor: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -195,9 +200,16 @@ impl Running {
     }
 
     /// Reads until the command runs, or cannot.
-    fn await_start(&mut self) -> Result<(), SandboxError> {
+    fn await_start(&mut self, spec: &Spec) -> Result<(), SandboxError> {
+        let mut mounts = None;
         loop {
             match self.receive()? {
+                Some((Report::Entered, descriptor)) => mounts = descriptor,
+                Some((Report::Filtered, listener)) => {
+                    if let (Some(mounts), Some(listener), Some(ids)) = (mounts.take(), listener, &spec.ids) {
+                        self.supervise(mounts, listener, (ids, spec.capabilities))?;
+                    }
+                }
                 Some((Report::Started, master)) => {
                     self.terminal = master;
                     return Ok(());
@@ -229,6 +241,22 @@ impl Running {
         self.channel.send(&Order::Connected, None).map_err(failed)
     }
 
+    /// Begins to answer the step's system calls, and tells init.
+    fn supervise(
+        &mut self,
+        mounts: OwnedFd,
+        listener: OwnedFd,
+        (ids, capabilities): (&VirtualIds, Capabilities),
+    ) -> Result<(), SandboxError> {
+        let failed = |source| SandboxError::Spawn {
+            action: "answer its system calls",
+            source,
+        };
+        self.supervisor =
+            Some(supervisor::start(listener, mounts, ids.clone(), capabilities).map_err(failed)?);
+        self.channel.send(&Order::Supervised, None).map_err(failed)
+    }
+
     /// Reads until the command's end is reported; `None` if init ends without a word.
     fn next_end(&mut self) -> Result<Option<Exit>, SandboxError> {
         loop {
@@ -236,8 +264,8 @@ impl Running {
                 Some((Report::Exited(exit), _)) => return Ok(Some(exit)),
                 Some((Report::Failed(failure), _)) => return Err(SandboxError::Setup(failure)),
                 Some((Report::Warning(text), _)) => tracing::warn!("sandbox: {text}"),
-                // Its network is made once, before it starts.
-                Some((Report::Started | Report::Network, _)) => {}
+                // Its world is made once, before it starts; what comes later, the step's root may have sent.
+                Some((Report::Started | Report::Network | Report::Entered | Report::Filtered, _)) => {}
                 None => return Ok(None),
             }
         }
@@ -256,6 +284,10 @@ impl Running {
             return Ok("already waited for".into());
         };
         let status = child.wait();
+        if let Some(supervisor) = self.supervisor.take() {
+            // Its end means that the step's mounts are released. That it panicked, the log tells.
+            let _ = supervisor.join();
+        }
         self.pasta = None;
         if self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory) {
             tracing::warn!("a process of the step was killed: its memory was used up (--memory)");

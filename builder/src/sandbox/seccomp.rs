@@ -1,6 +1,7 @@
 //! Filters of system calls: which of them a step can make, and which mica answers in the kernel's place.
 
 pub mod bpf;
+mod emulate;
 mod numbers;
 pub mod profile;
 
@@ -11,6 +12,21 @@ use nix::errno::Errno;
 pub use bpf::Filter;
 
 use super::sys;
+use bpf::{Action, Architecture, Table};
+
+/// The filter of a step in which mica answers for the ids of the image; what `profile` says of all else, or nothing.
+pub fn with_virtual_ids(profile: Option<Filter>) -> Filter {
+    let mut filter = profile.unwrap_or_else(|| {
+        let tables = Architecture::NATIVE.iter();
+        Filter::new(
+            tables
+                .map(|architecture| Table::new(*architecture, Action::Allow))
+                .collect(),
+        )
+    });
+    emulate::add_to(&mut filter);
+    filter
+}
 
 /// Puts this process, which must have one thread, and all its descendants under `filter`. Gives the descriptor at
 /// which calls with [`Action::Notify`](bpf::Action::Notify) are answered, if there are such.

@@ -374,6 +374,103 @@ pub(super) fn seccomp(program: &libc::sock_fprog, flags: c_ulong) -> nix::Result
     }
 }
 
+/// Waits for a system call that is to be answered (seccomp_unotify(2)); ENOENT if its process has gone meanwhile.
+pub(super) fn receive_call(listener: BorrowedFd<'_>) -> nix::Result<libc::seccomp_notif> {
+    // SAFETY: plain data, for which zeros are valid; the kernel demands them.
+    let mut call: libc::seccomp_notif = unsafe { mem::zeroed() };
+    // SAFETY: the request fills a seccomp_notif. The kernel's is no longer: its size has been fixed since 5.0.
+    let ret = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV,
+            &raw mut call,
+        )
+    };
+    Errno::result(ret).map(|_| call)
+}
+
+/// Answers the call `id`.
+pub(super) fn answer_call(listener: BorrowedFd<'_>, mut answer: libc::seccomp_notif_resp) -> nix::Result<()> {
+    // SAFETY: the request reads a seccomp_notif_resp.
+    let ret = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SEND,
+            &raw mut answer,
+        )
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// Whether the process that made the call `id` still waits for its answer.
+pub(super) fn call_is_pending(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the request reads a u64.
+    let ret = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_ID_VALID,
+            &raw const id,
+        )
+    };
+    ret == 0
+}
+
+/// Has the kernel let caller and answerer take turns on one processor; Linux 6.6.
+pub(super) fn take_turns(listener: BorrowedFd<'_>) -> nix::Result<()> {
+    // `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
+    const SYNC_WAKE_UP: c_ulong = 1;
+    // SAFETY: the argument is an integer.
+    let ret = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+            SYNC_WAKE_UP,
+        )
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// `statx(2)`.
+pub(super) fn statx(
+    directory: BorrowedFd<'_>,
+    path: &CStr,
+    flags: c_int,
+    mask: c_uint,
+) -> nix::Result<libc::statx> {
+    // SAFETY: plain data, for which zeros are valid.
+    let mut stat: libc::statx = unsafe { mem::zeroed() };
+    // SAFETY: `path` is a C string, and the call fills a statx.
+    let ret = unsafe { libc::statx(directory.as_raw_fd(), path.as_ptr(), flags, mask, &raw mut stat) };
+    Errno::result(ret).map(|_| stat)
+}
+
+/// What the kernel writes for a program of this architecture.
+pub(super) trait Record {}
+impl Record for libc::stat {}
+impl Record for libc::statx {}
+
+/// The bytes of a structure as the kernel lays it out.
+pub(super) fn bytes_of<T: Record>(record: &T) -> &[u8] {
+    let start = std::ptr::from_ref(record).cast::<u8>();
+    // SAFETY: as many bytes as the structure has. It consists of integers, and was zeroed as a whole or filled by the
+    // kernel, so that none is uninitialised.
+    unsafe { std::slice::from_raw_parts(start, mem::size_of::<T>()) }
+}
+
+/// A descriptor of this process for what descriptor `number` of process `pid` stands for: `pidfd_getfd(2)`.
+pub(super) fn borrow_descriptor(pid: libc::pid_t, number: c_int) -> nix::Result<OwnedFd> {
+    // SAFETY: both calls take integers only.
+    unsafe {
+        let process = owned(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
+        owned(libc::syscall(
+            libc::SYS_pidfd_getfd,
+            process.as_raw_fd(),
+            number,
+            0,
+        ))
+    }
+}
+
 /// Brings the interface `lo` of this network namespace up.
 pub(super) fn loopback_up() -> nix::Result<()> {
     // SAFETY: takes integers only.

@@ -15,11 +15,11 @@ use mica_builder::pull::{Images, JOBS, Pull};
 use mica_builder::push::Push;
 use mica_builder::reference::Reference;
 use mica_builder::remote::Fetcher;
-use mica_builder::sandbox::{self, IdMode, UserNs};
+use mica_builder::sandbox::{self, IdMode};
 use mica_builder::solver::inspect::Inspector;
 use mica_builder::solver::{CachePolicy, Jobs, Solver, Stop};
 
-use crate::commands::{push, why};
+use crate::commands::{pull, push, why};
 use crate::config::Context;
 use crate::diagnostic::hint;
 use crate::progress::transfer::{Shown, Transfers};
@@ -77,7 +77,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let mut owners = Owners::Own;
     if call.is_none() {
         deliver::check_stdout(&outputs)?;
-        if enter_sandbox()? == IdMode::Root {
+        if enter_sandbox(context)? == IdMode::Root {
             owners = Owners::Image;
         }
         notes.extend(request::without_cgroup(&mut request));
@@ -90,7 +90,6 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let started = agents::open(&args.steps.ssh, &place, work.path())?;
     let agents = agents::sockets(&started);
     let fetcher = Fetcher::new(store, &secrets.all, &agents, &stopped);
-    stop.when_stopped(fetcher.interrupter());
     let opening = Opening {
         store,
         fetcher: &fetcher,
@@ -132,7 +131,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         Style::Plain => Shown::Lines,
         Style::Auto | Style::Tty => Shown::Bars,
     });
-    let hears = |event| progress.pull(event);
+    let hears = |event| pull::show(&transfers, event);
     let images = Images::new(
         Pull {
             store,
@@ -222,8 +221,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// Enters the namespaces in which steps are executed; returns how ids are mapped there. To be called while there is one thread only.
-pub fn enter_sandbox() -> anyhow::Result<IdMode> {
-    let entered = sandbox::enter(UserNs::Auto).map_err(|e| with_hint(e.remedy(), e))?;
+pub fn enter_sandbox(context: &Context) -> anyhow::Result<IdMode> {
+    let entered = sandbox::enter(context.userns()).map_err(|e| with_hint(e.remedy(), e))?;
     Ok(entered.mode)
 }
 

@@ -84,7 +84,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         && matches!(IdMode::detect(), Ok(IdMode::Subordinate))
     {
         // There the user is root, and what subordinate ids own can be read and has its owner.
-        sandbox::enter(UserNs::Auto)?;
+        sandbox::enter(UserNs::Subordinate)?;
     }
     let store = context.store()?;
     let base = args

@@ -62,7 +62,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let keep_cache_mounts = !args.all || !until.is_empty() || !store.has_cache_mounts()?;
     if !keep_cache_mounts && !args.dry_run {
-        enter_sandbox()?;
+        enter_sandbox(context)?;
     }
     let policy = Policy {
         keep_unnamed: false,

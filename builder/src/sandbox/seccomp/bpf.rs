@@ -36,14 +36,8 @@ impl Action {
 /// How an argument is compared; all 64 bits of it, as the kernel got them, without a sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// `argument == value`.
-    Equal(u64),
     /// `argument != value`.
     NotEqual(u64),
-    /// `argument < value`.
-    Less(u64),
-    /// `argument >= value`.
-    AtLeast(u64),
     /// `argument & mask == value`.
     Masked {
         /// The bits that count. What the kernel takes for an int has 32 of them.
@@ -341,15 +335,6 @@ fn test(condition: &Condition, rest: u8) -> Vec<sock_filter> {
     let (low, high) = halves(condition.argument);
     let split = |value: u64| (value as u32, (value >> 32) as u32);
     match condition.comparison {
-        Comparison::Equal(value) => {
-            let (l, h) = split(value);
-            vec![
-                load(high),
-                jump(libc::BPF_JEQ, h, 0, rest + 2),
-                load(low),
-                jump(libc::BPF_JEQ, l, 0, rest),
-            ]
-        }
         Comparison::NotEqual(value) => {
             let (l, h) = split(value);
             vec![
@@ -357,26 +342,6 @@ fn test(condition: &Condition, rest: u8) -> Vec<sock_filter> {
                 jump(libc::BPF_JEQ, h, 0, 2),
                 load(low),
                 jump(libc::BPF_JEQ, l, rest, 0),
-            ]
-        }
-        Comparison::AtLeast(value) => {
-            let (l, h) = split(value);
-            vec![
-                load(high),
-                jump(libc::BPF_JGT, h, 3, 0),
-                jump(libc::BPF_JEQ, h, 0, rest + 2),
-                load(low),
-                jump(libc::BPF_JGE, l, 0, rest),
-            ]
-        }
-        Comparison::Less(value) => {
-            let (l, h) = split(value);
-            vec![
-                load(high),
-                jump(libc::BPF_JGT, h, rest + 3, 0),
-                jump(libc::BPF_JEQ, h, 0, 2),
-                load(low),
-                jump(libc::BPF_JGE, l, rest, 0),
             ]
         }
         Comparison::Masked { mask, value } => {
@@ -449,10 +414,7 @@ mod tests {
     fn holds(condition: &Condition, call: &Call) -> bool {
         let argument = call.arguments[usize::from(condition.argument)];
         match condition.comparison {
-            Comparison::Equal(value) => argument == value,
             Comparison::NotEqual(value) => argument != value,
-            Comparison::Less(value) => argument < value,
-            Comparison::AtLeast(value) => argument >= value,
             Comparison::Masked { mask, value } => argument & mask == value,
         }
     }
@@ -488,10 +450,7 @@ mod tests {
 
     fn condition() -> impl Strategy<Value = Condition> {
         let comparison = prop_oneof![
-            value().prop_map(Comparison::Equal),
             value().prop_map(Comparison::NotEqual),
-            value().prop_map(Comparison::Less),
-            value().prop_map(Comparison::AtLeast),
             (value(), value()).prop_map(|(mask, value)| Comparison::Masked { mask, value }),
         ];
         (0..6_u8, comparison).prop_map(|(argument, comparison)| Condition { argument, comparison })

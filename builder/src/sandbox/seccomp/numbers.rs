@@ -1,6 +1,9 @@
 //! The numbers of system calls by their names, as the kernel's headers have them (Linux 6.18,
 //! `arch/*/syscall*.tbl`, `asm-generic/unistd.h`).
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
 use super::bpf::Architecture;
 
 /// What an architecture does not have.
@@ -11,6 +14,25 @@ impl Architecture {
     pub fn number(self, name: &str) -> Option<u32> {
         let at = CALLS.binary_search_by(|(known, _)| known.cmp(&name)).ok()?;
         let (_, numbers) = CALLS.get(at)?;
+        self.pick(numbers)
+    }
+
+    /// The name of a system call.
+    pub fn name(self, number: u32) -> Option<&'static str> {
+        static NAMES: OnceLock<HashMap<(Architecture, u32), &str>> = OnceLock::new();
+        let names = NAMES.get_or_init(|| {
+            let calls = CALLS.iter().flat_map(|(name, numbers)| {
+                let known = Self::NATIVE.iter();
+                known.filter_map(move |architecture| {
+                    Some(((*architecture, architecture.pick(numbers)?), *name))
+                })
+            });
+            calls.collect()
+        });
+        names.get(&(self, number)).copied()
+    }
+
+    fn pick(self, numbers: &[u32; 4]) -> Option<u32> {
         let [x86_64, x86, aarch64, arm] = *numbers;
         let number = match self {
             Self::X86_64 => x86_64,
@@ -534,7 +556,9 @@ mod tests {
             ("io_uring_setup", libc::SYS_io_uring_setup),
             ("seccomp", libc::SYS_seccomp),
         ] {
-            assert_eq!(native.number(name).map(i64::from), Some(number), "{name}");
+            let found = native.number(name);
+            assert_eq!(found.map(i64::from), Some(number), "{name}");
+            assert_eq!(found.and_then(|number| native.name(number)), Some(name));
         }
         assert_eq!(Architecture::X86.number("chown32"), Some(212));
         assert_eq!(Architecture::Arm.number("chown32"), Some(212));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
-use mica_builder::sandbox::{self, UserNs};
+use mica_builder::sandbox;
 use mica_fs::mount::{self, MountError, Permissions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,7 +28,7 @@ pub fn run(
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
     // Before any thread is started: the kernel refuses a user namespace to a process with several.
-    sandbox::enter(UserNs::Auto)?;
+    sandbox::enter(context.userns())?;
     let store = context.store()?;
     let opened = what.open(&store)?;
     let temporary = match directory {
@@ -44,7 +44,9 @@ pub fn run(
         (Some(temporary), _) => temporary.path().to_owned(),
         (None, directory) => directory.unwrap_or_default(),
     };
-    let options = what.options(Permissions::Kernel);
+    // With a single id, every file is shown as root's: there is nobody else.
+    let permissions = sandbox::callers().map_or(Permissions::Kernel, Permissions::Callers);
+    let options = what.options(permissions);
     let mounted = mount::kernel(opened.content.clone(), &directory, &options).map_err(explain)?;
     let _watched = watch::start(mounted.place(), None)?;
     let status = run_command(command, mounted.place().directory())?;

@@ -1,0 +1,233 @@
+//! Answers to the system calls of a step in the kernel's place, where the kernel knows one id and the image many.
+//!
+//! A thread of mica receives the calls that the step's filter holds up (`seccomp/emulate.rs`), and answers from what
+//! mica knows: owners from the metadata of the overlay, identities from the table of [`Callers`]. What it is not sure
+//! of it lets the kernel do, so that at worst something is as it would be without it.
+//!
+//! - The thread lives in the step's mount namespace, so that an absolute path means the same to both. It only looks
+//!   paths up there: it opens no file to read or write.
+//! - What it reads of a process may change at once, and a path may lead elsewhere the next moment. That decides
+//!   nothing: to the kernel all processes of the step are the same user, whatever is answered here.
+//! - Before memory of a process is written, it is made sure that the call is still waiting, so that it is no other
+//!   process that has got the number since.
+
+mod call;
+mod credentials;
+mod execute;
+mod owners;
+mod peer;
+mod places;
+mod status;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use mica_fs::caller::Callers;
+use mica_fs::mount::Kernel;
+use mica_fs::overlay::Overlay;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+
+use super::error::errno_of;
+use super::sys;
+use super::{Capabilities, idmap};
+use call::{Answer, Call};
+
+/// What the ids of a step's processes and files are known from.
+#[derive(Clone)]
+pub struct VirtualIds {
+    /// Its processes.
+    pub callers: Arc<Callers>,
+    /// Its filesystems that mica serves.
+    pub trees: Vec<VirtualTree>,
+}
+
+/// A filesystem whose owners mica knows.
+#[derive(Clone)]
+pub struct VirtualTree {
+    /// The number of its device.
+    pub device: u64,
+    /// What is in it.
+    pub overlay: Arc<Overlay>,
+    /// What the kernel remembers of it.
+    pub kernel: Kernel,
+}
+
+impl VirtualIds {
+    /// Those of a step with these filesystems; `None` where the kernel knows the ids itself.
+    pub fn of(trees: impl IntoIterator<Item = VirtualTree>) -> Option<Self> {
+        Some(Self {
+            callers: idmap::callers()?,
+            trees: trees.into_iter().collect(),
+        })
+    }
+}
+
+impl fmt::Debug for VirtualIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtualIds").finish_non_exhaustive()
+    }
+}
+
+/// Those of the same filesystems are equal.
+impl PartialEq for VirtualIds {
+    fn eq(&self, other: &Self) -> bool {
+        let devices = |ids: &Self| ids.trees.iter().map(|tree| tree.device).collect::<Vec<_>>();
+        Arc::ptr_eq(&self.callers, &other.callers) && devices(self) == devices(other)
+    }
+}
+
+impl Eq for VirtualIds {}
+
+/// Starts to answer what comes to `listener`; `mounts` is the step's mount namespace. When this returns, calls are
+/// answered. The thread ends with the last process of the step.
+///
+/// # Errors
+/// If the thread cannot be made, or cannot enter the namespace.
+pub fn start(
+    listener: OwnedFd,
+    mounts: OwnedFd,
+    ids: VirtualIds,
+    capabilities: Capabilities,
+) -> io::Result<JoinHandle<()>> {
+    let (ready, entered) = mpsc::channel();
+    let thread =
+        thread::Builder::new()
+            .name("mica-ids".to_owned())
+            .spawn(
+                move || match Supervisor::enter(listener, mounts, ids, capabilities.bits()) {
+                    Ok(supervisor) => {
+                        // It waits for this word, and so is there.
+                        let _ = ready.send(Ok(()));
+                        drop(ready);
+                        supervisor.answer_all();
+                    }
+                    Err(errno) => {
+                        let _ = ready.send(Err(errno));
+                    }
+                },
+            )?;
+    match entered.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(errno)) => Err(errno.into()),
+        Err(_) => Err(io::Error::other("the thread ended at once")),
+    }
+}
+
+/// One step's.
+struct Supervisor {
+    listener: OwnedFd,
+    ids: VirtualIds,
+    /// What the step's command may do if it is root, as a bit mask.
+    capabilities: u64,
+    /// /proc of mica, in whose numbers processes are told of.
+    processes: OwnedFd,
+    /// Owners of files on filesystems that are not ours, by device and inode, as the step set them.
+    foreign: Mutex<HashMap<(u64, u64), (u32, u32)>>,
+}
+
+impl Supervisor {
+    /// Takes this thread, and no other of mica's, into the step's mount namespace.
+    fn enter(listener: OwnedFd, mounts: OwnedFd, ids: VirtualIds, capabilities: u64) -> Result<Self, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let processes = open("/proc", flags, Mode::empty())?;
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
+        // Without it, an answer takes a few microseconds more.
+        let _ = sys::take_turns(listener.as_fd());
+        Ok(Self {
+            listener,
+            ids,
+            capabilities,
+            processes,
+            foreign: Mutex::default(),
+        })
+    }
+
+    fn answer_all(&self) {
+        loop {
+            match self.next() {
+                Ok(Some(call)) => self.answer(&call),
+                Ok(None) => return,
+                Err(errno) => {
+                    tracing::error!("cannot hear from a step any more: {errno}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next call; `None` when there is nobody left to make one.
+    fn next(&self) -> Result<Option<libc::seccomp_notif>, Errno> {
+        loop {
+            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            let [event] = fds;
+            let events = event.revents().unwrap_or(PollFlags::empty());
+            if !events.contains(PollFlags::POLLIN) {
+                match events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+                    true => return Ok(None),
+                    false => continue,
+                }
+            }
+            match sys::receive_call(self.listener.as_fd()) {
+                Ok(call) => return Ok(Some(call)),
+                // Its process was killed before the call was taken.
+                Err(Errno::ENOENT | Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    fn answer(&self, request: &libc::seccomp_notif) {
+        let call = Call::new(request, self.listener.as_fd());
+        let answer = call.map_or(Answer::Continue, |call| self.decide(&call));
+        let (val, error, flags) = match answer {
+            Answer::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+            Answer::Value(value) => (value, 0, 0),
+            Answer::Error(errno) => (0, -(errno as i32), 0),
+        };
+        let answer = libc::seccomp_notif_resp {
+            id: request.id,
+            val,
+            error,
+            flags,
+        };
+        match sys::answer_call(self.listener.as_fd(), answer) {
+            // Its process was killed meanwhile.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => tracing::warn!("cannot answer a step: {errno}"),
+        }
+    }
+
+    /// Calls by their names. The `32` of some names is left out: they differ from the others in the width of ids only,
+    /// of which the narrow ones are not asked.
+    fn decide(&self, call: &Call<'_>) -> Answer {
+        let decided = match call.name {
+            "chown" | "lchown" | "fchown" | "fchownat" => self.change_owner(call),
+            "mknod" | "mknodat" => self.make_device(call),
+            "stat" | "lstat" | "fstat" | "newfstatat" | "statx" => self.status(call),
+            "stat64" | "lstat64" | "fstat64" | "fstatat64" => self.status(call),
+            "execve" | "execveat" => self.execute(call),
+            "getsockopt" => self.peer(call),
+            _ => self.credentials(call),
+        };
+        decided.unwrap_or_else(Answer::Error)
+    }
+}
+
+/// What an I/O error of a step's process means to it.
+fn refused(error: &io::Error) -> Errno {
+    errno_of(error)
+}

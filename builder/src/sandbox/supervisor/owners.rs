@@ -1,0 +1,180 @@
+//! chown(2) and its kin, and mknod(2) of devices: changes of metadata that the kernel cannot make here.
+
+use std::ffi::CString;
+use std::sync::PoisonError;
+
+use mica_fs::caller::{Capability, Credential};
+use mica_fs::layer::Device;
+use mica_fs::overlay::{Attr, Changes, NewKind, Owner};
+use nix::errno::Errno;
+use nix::sys::stat::FileStat;
+
+use super::Supervisor;
+use super::call::{Answer, Call, Decision};
+use super::places::Place;
+
+/// Whom the kernel shows as the owner of what belongs to somebody outside: of devices in /dev, of much in /proc.
+const NOBODY: u32 = 65534;
+
+impl Supervisor {
+    /// chown, lchown, fchown, fchownat.
+    pub(super) fn change_owner(&self, call: &Call<'_>) -> Decision {
+        let (place, uid, gid) = match call.name {
+            "chown" => (
+                Place::path(call.read_path(call.argument(0))?, true),
+                call.id(1),
+                call.id(2),
+            ),
+            "lchown" => (
+                Place::path(call.read_path(call.argument(0))?, false),
+                call.id(1),
+                call.id(2),
+            ),
+            "fchown" => (Place::descriptor(call.int(0)), call.id(1), call.id(2)),
+            _ => {
+                let (path, flags) = (call.read_path(call.argument(1))?, call.int(4));
+                if path.is_empty() && flags & libc::AT_EMPTY_PATH == 0 {
+                    return Err(Errno::ENOENT);
+                }
+                (Place::at(call.int(0), path, flags), call.id(2), call.id(3))
+            }
+        };
+        let stat = self.look(call, &place)?;
+        let caller = self.ids.callers.of(call.pid);
+        let Some(node) = self.node(&stat) else {
+            return self.change_foreign_owner(&caller, &stat, uid, gid);
+        };
+        let attr = node.attr()?;
+        if !node.is_reached_by(&caller, call.pid) {
+            return Err(Errno::EACCES);
+        }
+        if !may_give(&caller, &attr, uid, gid) {
+            return Err(Errno::EPERM);
+        }
+        let changes = Changes {
+            uid,
+            gid,
+            ..Changes::default()
+        };
+        let before = attr.mode;
+        let after = node
+            .tree
+            .overlay
+            .set_attr(node.ino, &changes)
+            .map_err(|error| Errno::from_raw(error.errno()))?;
+        if before != after.mode {
+            node.tree.kernel.forget_attributes(node.ino);
+        }
+        Ok(Answer::Value(0))
+    }
+
+    /// A filesystem that keeps one owner only: the others are remembered here, for this step.
+    fn change_foreign_owner(
+        &self,
+        caller: &Credential,
+        stat: &FileStat,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> Decision {
+        if !caller.has(Capability::Chown) {
+            return Err(Errno::EPERM);
+        }
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = foreign.entry((stat.st_dev, stat.st_ino)).or_default();
+        *owner = (uid.unwrap_or(owner.0), gid.unwrap_or(owner.1));
+        Ok(Answer::Value(0))
+    }
+
+    /// Whom a file of a filesystem that is not ours belongs to, if the kernel would tell it wrongly.
+    pub(super) fn foreign_owner(&self, stat: &FileStat) -> Option<(u32, u32)> {
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = foreign.get(&(stat.st_dev, stat.st_ino)).copied();
+        let is_nobodys = stat.st_uid == NOBODY || stat.st_gid == NOBODY;
+        set.or(is_nobodys.then_some((0, 0)))
+    }
+
+    /// mknod, mknodat of a device.
+    pub(super) fn make_device(&self, call: &Call<'_>) -> Decision {
+        let (directory, at) = match call.name {
+            "mknod" => (libc::AT_FDCWD, 0),
+            _ => (call.int(0), 1),
+        };
+        let path = call.read_path(call.argument(at))?;
+        let (mode, device) = (call.unsigned(at + 1), call.argument(at + 2));
+        let (parent, name) = split(path.as_bytes());
+        let Ok(parent) = CString::new(parent) else {
+            return Ok(Answer::Continue);
+        };
+        let parent = self.look(call, &Place::at(directory, parent, 0))?;
+        let Some(parent) = self.node(&parent) else {
+            return Err(Errno::EPERM);
+        };
+        let caller = self.ids.callers.of(call.pid);
+        if !caller.has(Capability::Mknod) {
+            return Err(Errno::EPERM);
+        }
+        let directory = parent.attr()?;
+        if !caller.may(3, true, directory.mode, (directory.uid, directory.gid)) {
+            return Err(Errno::EACCES);
+        }
+        // The short form of the number, which is what the call takes.
+        let device = Device {
+            major: (device >> 8 & 0xfff) as u32,
+            minor: (device & 0xff) as u32 | (device >> 12 & 0xfff00) as u32,
+        };
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFCHR => NewKind::CharDevice(device),
+            libc::S_IFBLK => NewKind::BlockDevice(device),
+            _ => return Ok(Answer::Continue),
+        };
+        let owner = Owner {
+            uid: caller.user.filesystem,
+            gid: caller.group.filesystem,
+        };
+        let mode = (mode & 0o7777, self.umask(call.pid));
+        let overlay = &parent.tree.overlay;
+        let made = overlay.create_masked(parent.ino, name, kind, mode, owner);
+        let made = made.map_err(|error| Errno::from_raw(error.errno()))?;
+        // The kernel was not told of the node, and so does not refer to it.
+        overlay.forget(made.ino, 1);
+        parent.tree.kernel.forget_name(parent.ino, name);
+        Ok(Answer::Value(0))
+    }
+
+    /// The file mode creation mask of a process; 022 if it cannot be read.
+    fn umask(&self, pid: u32) -> u32 {
+        self.process_field(pid, "Umask:")
+            .and_then(|mask| u32::from_str_radix(&mask, 8).ok())
+            .unwrap_or(0o022)
+    }
+}
+
+/// chown(2): root gives to anybody; an owner keeps it, and gives it to a group of its own.
+fn may_give(caller: &Credential, attr: &Attr, uid: Option<u32>, gid: Option<u32>) -> bool {
+    let is_owner = caller.user.filesystem == attr.uid;
+    caller.has(Capability::Chown)
+        || uid.is_none_or(|uid| is_owner && uid == attr.uid)
+            && gid.is_none_or(|gid| is_owner && (gid == attr.gid || caller.is_in_group(gid)))
+}
+
+/// The directory of a path, and the name in it.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(0) => (b"/", &path[1..]),
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b".", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_split_before_their_last_name() {
+        assert_eq!(split(b"/dev/null"), (&b"/dev"[..], &b"null"[..]));
+        assert_eq!(split(b"/null"), (&b"/"[..], &b"null"[..]));
+        assert_eq!(split(b"null"), (&b"."[..], &b"null"[..]));
+        assert_eq!(split(b"a/b/c"), (&b"a/b"[..], &b"c"[..]));
+    }
+}

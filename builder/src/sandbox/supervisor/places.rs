@@ -1,0 +1,179 @@
+//! Where a path of a step's process leads.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+
+use mica_fs::caller::Credential;
+use mica_fs::overlay::{Attr, Ino};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
+
+use super::call::Call;
+use super::{Supervisor, VirtualTree};
+
+/// How a call names a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The descriptor of the directory that a relative path begins at, or of the file itself if the path is empty;
+    /// `AT_FDCWD` for the working directory.
+    pub directory: i32,
+    /// The path.
+    pub path: CString,
+    /// Whether a symbolic link at its end is followed.
+    pub follow: bool,
+}
+
+impl Place {
+    /// What a descriptor stands for.
+    pub fn descriptor(number: i32) -> Self {
+        Self {
+            directory: number,
+            path: CString::default(),
+            follow: true,
+        }
+    }
+
+    /// A path from the working directory.
+    pub fn path(path: CString, follow: bool) -> Self {
+        Self {
+            directory: libc::AT_FDCWD,
+            path,
+            follow,
+        }
+    }
+
+    /// As the calls with `at` in their names have it.
+    pub fn at(directory: i32, path: CString, flags: i32) -> Self {
+        Self {
+            directory,
+            follow: flags & libc::AT_SYMLINK_NOFOLLOW == 0,
+            path,
+        }
+    }
+}
+
+/// A node of one of our filesystems.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'a> {
+    pub tree: &'a VirtualTree,
+    pub ino: Ino,
+}
+
+impl Node<'_> {
+    pub fn attr(&self) -> Result<Attr, Errno> {
+        let attr = self.tree.overlay.attr(self.ino);
+        attr.map_err(|error| Errno::from_raw(error.errno()))
+    }
+
+    /// Whether a process may search the directories that lead to it.
+    pub fn is_reached_by(&self, caller: &Credential, pid: u32) -> bool {
+        caller.reaches(&self.tree.overlay, pid, self.ino)
+    }
+}
+
+/// A name by which the thread finds the same file.
+enum Found {
+    /// From a directory of mica's.
+    Below(CString),
+    /// From the thread's root, which is the step's.
+    Absolute(CString),
+    /// From another root that the process has given itself.
+    Within(OwnedFd, CString),
+}
+
+impl Supervisor {
+    /// The attributes of what a process means by a place, as this thread sees them.
+    pub(super) fn look(&self, call: &Call<'_>, place: &Place) -> Result<FileStat, Errno> {
+        let flags = match place.follow {
+            true => AtFlags::empty(),
+            false => AtFlags::AT_SYMLINK_NOFOLLOW,
+        };
+        match self.find(call, place)? {
+            Found::Below(path) => fstatat(&self.processes, path.as_c_str(), flags),
+            Found::Absolute(path) => fstatat(AT_FDCWD, path.as_c_str(), flags),
+            Found::Within(root, path) => {
+                let file = open_within(&root, &path, place.follow)?;
+                fstatat(file, c"", AtFlags::AT_EMPTY_PATH)
+            }
+        }
+    }
+
+    /// A descriptor of what a process means by a place, for nothing but to ask about it.
+    pub(super) fn open_place(&self, call: &Call<'_>, place: &Place) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        flags.set(OFlag::O_NOFOLLOW, !place.follow);
+        match self.find(call, place)? {
+            Found::Below(path) => openat(&self.processes, path.as_c_str(), flags, Mode::empty()),
+            Found::Absolute(path) => openat(AT_FDCWD, path.as_c_str(), flags, Mode::empty()),
+            Found::Within(root, path) => open_within(&root, &path, place.follow),
+        }
+    }
+
+    /// The node that this is; `None` if it is of a filesystem that is not ours.
+    pub(super) fn node(&self, stat: &FileStat) -> Option<Node<'_>> {
+        let tree = self.ids.trees.iter().find(|tree| tree.device == stat.st_dev)?;
+        Some(Node {
+            tree,
+            ino: Ino(stat.st_ino),
+        })
+    }
+
+    fn find(&self, call: &Call<'_>, place: &Place) -> Result<Found, Errno> {
+        let pid = call.pid;
+        let path = place.path.as_bytes();
+        let own = |text: &str, rest: &[u8]| {
+            CString::new([format!("{pid}/{text}").as_bytes(), rest].concat()).map_err(|_| Errno::ENOENT)
+        };
+        if path.first() == Some(&b'/') {
+            // This thread is no process of the step's /proc, and so has no `self` there.
+            if let Some(rest) = of_itself(path) {
+                return own("", &rest).map(Found::Below);
+            }
+            return match self.other_root(pid)? {
+                None => Ok(Found::Absolute(place.path.clone())),
+                Some(root) => Ok(Found::Within(root, place.path.clone())),
+            };
+        }
+        let start = match place.directory {
+            libc::AT_FDCWD => "cwd".to_owned(),
+            number => format!("fd/{number}"),
+        };
+        match path {
+            [] => own(&start, b"").map(Found::Below),
+            _ => own(&start, &[b"/", path].concat()).map(Found::Below),
+        }
+    }
+
+    /// The root directory of a process, if it is another than the step's.
+    fn other_root(&self, pid: u32) -> Result<Option<OwnedFd>, Errno> {
+        let link = format!("{pid}/root");
+        if readlinkat(&self.processes, link.as_str())?.as_encoded_bytes() == b"/" {
+            return Ok(None);
+        }
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        openat(&self.processes, link.as_str(), flags, Mode::empty()).map(Some)
+    }
+}
+
+/// What a path to a file of the process itself means below its directory in /proc.
+fn of_itself(path: &[u8]) -> Option<Vec<u8>> {
+    for prefix in [&b"/proc/self/"[..], b"/proc/thread-self/"] {
+        if let Some(rest) = path.strip_prefix(prefix) {
+            return Some(rest.to_vec());
+        }
+    }
+    match path {
+        b"/dev/stdin" => Some(b"fd/0".to_vec()),
+        b"/dev/stdout" => Some(b"fd/1".to_vec()),
+        b"/dev/stderr" => Some(b"fd/2".to_vec()),
+        _ => path.strip_prefix(b"/dev/fd/").map(|rest| [b"fd/", rest].concat()),
+    }
+}
+
+fn open_within(root: &OwnedFd, path: &CStr, follow: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    flags.set(OFlag::O_NOFOLLOW, !follow);
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    openat2(root.as_fd(), path, how)
+}

@@ -1,0 +1,204 @@
+//! A user without subordinate ids builds what root would: owners, devices and identities that the kernel cannot have
+//! are mica's own.
+
+use std::path::Path;
+
+use mica_tests::{Scene, base, machine};
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH=1700000000";
+
+/// The diff IDs of an image's layers.
+fn layers(scene: &Scene, image: &str) -> Vec<String> {
+    let shown = scene.mica(["inspect", image]).ok().json();
+    let layers = shown[0]["RootFS"]["Layers"].as_array().expect("a list").clone();
+    let text = |layer: &serde_json::Value| layer.as_str().expect("a digest").to_owned();
+    layers.iter().map(text).collect()
+}
+
+/// What is in an image, without its times.
+fn listing(scene: &Scene, image: &str) -> Vec<String> {
+    let listed = scene.mica(["ls", "-lR", image, "/"]).ok().stdout();
+    let without_time = |line: &str| {
+        let words = line.split_whitespace();
+        let words = words.filter(|word| !word.ends_with('Z'));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    listed.lines().map(without_time).collect()
+}
+
+/// Builds as root and as the plain user; the layers must be the same.
+#[track_caller]
+fn same_layers(dockerfile: &str, scenes: (Scene, Scene)) -> Scene {
+    let (root, user) = scenes;
+    let build = |scene: &Scene| {
+        let output = "type=image,rewrite-timestamp=true";
+        let args = ["--output", output, "--build-arg", EPOCH, "-t", "built"];
+        scene.build(dockerfile, args).ok();
+        (layers(scene, "built"), listing(scene, "built"))
+    };
+    let ((theirs, their_files), (ours, our_files)) = (build(&root), build(&user));
+    let lines = |one: &[String], other: &[String]| {
+        let only = one.iter().filter(|line| !other.contains(line));
+        only.cloned().collect::<Vec<_>>().join("\n")
+    };
+    assert!(
+        their_files == our_files,
+        "as root:\n{}\nas the user:\n{}",
+        lines(&their_files, &our_files),
+        lines(&our_files, &their_files)
+    );
+    let differs = theirs.iter().zip(&ours).position(|(theirs, ours)| theirs != ours);
+    assert_eq!(differs, None, "the layer of the image, of\n{dockerfile}");
+    user.is_clean();
+    user
+}
+
+fn with_base() -> Option<(Scene, Scene)> {
+    let user = Scene::as_plain_user()?;
+    Some((Scene::as_root()?, user))
+}
+
+/// Debian, whose tools do what images are made with.
+fn with_debian() -> Option<(Scene, Scene)> {
+    let shared = machine::shared()?;
+    let archives = base::archives(&shared, &["debian"])?;
+    let archive = archives.join("debian.tar");
+    let (root, user) = with_base()?;
+    for scene in [&root, &user] {
+        let input = std::fs::read(Path::new(&archive)).expect("an archive");
+        scene.mica(["load"]).stdin(input).ok();
+    }
+    Some((root, user))
+}
+
+#[test]
+fn owners_are_exact() {
+    let Some(scenes) = with_base() else { return };
+    let user = same_layers(
+        "\
+FROM base
+RUN for id in 0 1 1000 65534 4000000000; do touch /f$id && chown $id:$id /f$id; done
+RUN mkdir -p /d/e && echo x > /d/e/f && ln -s f /d/e/l && chown -R 33:44 /d && chown -h 5:6 /d/e/l && chown :7 /d/e
+RUN stat -c '%u:%g %a %n' /f* /d /d/e /d/e/f /d/e/l > /owners
+RUN chmod 6755 /f1 && chown 2:2 /f1 && stat -c '%a' /f1 > /mode
+RUN tar -cf /t.tar d && mkdir /x && tar -xf /t.tar -C /x && rm /t.tar
+RUN mknod /c c 1 3 && mknod -m 600 /b b 8 17 && mkfifo /p && stat -c '%t:%T %F' /c /b > /devices
+COPY --chown=12:34 Dockerfile /copied
+RUN stat -c '%u:%g' /copied > /owner && cp -a /copied /again
+",
+        scenes,
+    );
+    let owners = user.cat("built", "/owners");
+    assert!(
+        owners.contains("4000000000:4000000000 644 /f4000000000\n"),
+        "{owners}"
+    );
+    assert!(
+        owners.ends_with("33:44 755 /d\n33:7 755 /d/e\n33:44 644 /d/e/f\n5:6 777 /d/e/l\n"),
+        "{owners}"
+    );
+    assert_eq!(user.cat("built", "/mode"), "755\n");
+    assert_eq!(
+        user.cat("built", "/devices"),
+        "1:3 character special file\n8:11 block special file\n"
+    );
+    assert_eq!(user.cat("built", "/owner"), "12:34\n");
+}
+
+#[test]
+fn a_step_s_user_is_who_it_is_to_be() {
+    let Some(scenes) = with_base() else { return };
+    let user = same_layers(
+        "\
+FROM base
+RUN mkdir -m 1777 /shared && echo root > /shared/roots && mkdir -m 2775 /group && chown 0:50 /group
+RUN echo secret > /closed && chmod 600 /closed && mkdir -m 700 /inner && echo x > /inner/file && chmod 644 /inner/file
+RUN mkdir -m 700 /mine && chown 1000:1000 /mine
+USER 1000:50
+RUN id -u > /tmp/ids && id -g >> /tmp/ids && touch /shared/own /group/own && stat -c '%u:%g' /shared/own >> /tmp/ids
+RUN ! cat /closed && ! echo x >> /etc/passwd && ! rm -f /shared/roots && ! mv /shared/roots /shared/r
+RUN ! cat /inner/file && ! stat /inner/file && ! chown 1000 /closed && ! chmod 777 /etc && ! touch /new
+RUN ! chown 0 /shared/own && chgrp 50 /shared/own && chmod 600 /shared/own && [ -O /shared/own ] && ! [ -w /etc/passwd ]
+RUN ! mknod /shared/null c 1 3 && ! ls /inner && cd /mine && touch a && mkdir b && rmdir b && ln a c && mv c d
+USER root
+RUN cat /inner/file && [ -r /closed ] && stat -c '%u:%g %a' /shared/own /mine/a > /tmp/all && ! [ -x /closed ]
+",
+        scenes,
+    );
+    assert_eq!(user.cat("built", "/tmp/ids"), "1000\n50\n1000:50\n");
+    assert_eq!(user.cat("built", "/tmp/all"), "1000:50 600\n1000:50 644\n");
+}
+
+#[test]
+fn mounts_have_their_owners() {
+    let Some(user) = Scene::as_plain_user() else {
+        return;
+    };
+    user.write("word", "secret\n");
+    let dockerfile = "\
+FROM base AS other
+RUN mkdir /o && echo x > /o/f && chown 3:4 /o/f
+FROM base
+RUN --mount=type=secret,id=word,target=/w,mode=0440,uid=5,gid=6 stat -c '%u:%g %a' /w > /secret && cat /w
+RUN --mount=type=cache,target=/c,uid=7,gid=8,mode=0750 stat -c '%u:%g %a' /c > /cache && touch /c/f && chown 9 /c/f && stat -c %u /c/f >> /cache
+RUN --mount=type=bind,from=other,source=/o,target=/b stat -c '%u:%g' /b/f > /bound
+RUN --mount=type=tmpfs,target=/t touch /t/f && chown 9:9 /t/f && stat -c '%u:%g' /t/f > /memory
+RUN stat -c '%u:%g' /dev/null /dev /proc/sys > /foreign
+";
+    user.build(dockerfile, ["--secret", "id=word,src=word", "-t", "built"])
+        .ok();
+    assert_eq!(user.cat("built", "/secret"), "5:6 440\n");
+    assert_eq!(user.cat("built", "/cache"), "7:8 750\n9\n");
+    assert_eq!(user.cat("built", "/bound"), "3:4\n");
+    assert_eq!(user.cat("built", "/memory"), "9:9\n");
+    assert_eq!(user.cat("built", "/foreign"), "0:0\n0:0\n0:0\n");
+    user.is_clean();
+}
+
+#[test]
+fn programs_that_change_their_user_work() {
+    let Some(scenes) = with_debian() else { return };
+    same_layers(
+        "\
+FROM debian:bookworm-slim
+RUN groupadd -g 700 staff2 && useradd -u 700 -g 700 -G 33 -m -s /bin/sh dev && passwd -l dev
+RUN su dev -c 'id > /tmp/su && touch ~/made && test -O ~/made'
+RUN setpriv --reuid=700 --regid=33 --clear-groups id > /setpriv && setpriv --reuid=700 --regid=33 --keep-groups grep '^$' -c /etc/shadow; true
+RUN setpriv --reuid=700 --regid=700 --init-groups sh -c '! su root -c true </dev/null; ! cat /etc/shadow; id' > /fails 2>/dev/null; : > /var/log/btmp
+RUN cp /usr/bin/id /usr/bin/sid && chown dev:33 /usr/bin/sid && chmod 6755 /usr/bin/sid && setpriv --reuid=1 --regid=1 --clear-groups sid > /sid
+RUN printf '#!/bin/sh\\nid' > /usr/bin/script && chmod 4755 /usr/bin/script && su dev -c /usr/bin/script > /script
+RUN install -d -o dev -g 33 -m 2750 /srv/d && install -o 5 -g 6 -m 640 /etc/hostname /srv/d/f && cp -a /srv/d /srv/e
+RUN perl -e '$) = \"33 33 44\"; $> = 700; open F, q(>), q(/tmp/perl) or die; print F qq($< $> $( $)); $> = 0; die $! unless $> == 0'
+RUN chgrp -R 44 /home/dev && tar -C / -cf /t.tar home srv && mkdir /x && tar -C /x -xpf /t.tar && find /x -printf '%U:%G %m %p\\n' | sort > /list && rm /t.tar
+USER dev
+WORKDIR /home/dev
+RUN id > w && cd / && stat -c '%u:%g %a' /home/dev /srv/d > ~/stat; ls /srv/d > ~/ls
+",
+        scenes,
+    );
+}
+
+#[test]
+fn whoever_has_no_subordinate_ids_needs_no_option() {
+    let Some(user) = Scene::as_plain_user() else {
+        return;
+    };
+    user.build("FROM base\nRUN chown 5 /home\n", ["-t", "a"]).ok();
+    let wanted = user.build("FROM base\nRUN chown 6 /home\n", ["--userns=subuid"]);
+    wanted.fails().says("no subordinate ids").says("usermod");
+    let run = user.mica(["run", "--user", "5", "a", "sh", "-c", "id -u; stat -c %u /home"]);
+    assert_eq!(run.ok().stdout(), "5\n5\n");
+    user.mkdir("m");
+    let seen = user.mica([
+        "mount",
+        "--rw",
+        "a",
+        "m",
+        "--",
+        "sh",
+        "-c",
+        "stat -c %u m/home; echo x > m/etc/new",
+    ]);
+    assert_eq!(seen.ok().stdout(), "0\n");
+    user.is_clean();
+}
