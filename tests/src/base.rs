@@ -2,7 +2,8 @@
 //! conformance suite makes of Debian's packages.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -93,4 +94,38 @@ pub fn archives(shared: &Path, names: &[&str]) -> Option<PathBuf> {
         return None;
     }
     Some(directory)
+}
+
+/// The archive of the image `tools`: a stage of `tests/real/tools`, which is built once. `None`, with a word on it, where
+/// that cannot be.
+///
+/// # Panics
+/// If it cannot be built although its base can.
+pub fn tools(stage: &str) -> Option<PathBuf> {
+    let text = include_str!("../real/tools/Dockerfile");
+    let name = format!("tools-{stage}-{:016x}.tar", hash(text));
+    let directory = workspace().join("target/conformance-bases");
+    let path = directory.join(&name);
+    fs::create_dir_all(&directory).expect("target/ is ours");
+    // One process makes it, the others wait.
+    let lock = File::create(directory.join(format!("{name}.lock"))).expect("target/ is ours");
+    lock.lock().expect("it can be locked");
+    if path.is_file() {
+        return Some(path);
+    }
+    let bases = archives(&machine::shared()?, &["debian"])?;
+    let scene = Scene::as_root()?;
+    scene.mica(["load", "-i"]).arg(bases.join("debian.tar")).ok();
+    scene.build(text, ["--target", stage, "-t", "tools"]).ok();
+    scene.mica(["save", "tools", "-o", "tools.tar"]).ok();
+    let unfinished = path.with_extension("new");
+    fs::copy(scene.path("tools.tar"), &unfinished).expect("target/ is ours");
+    fs::rename(&unfinished, &path).expect("target/ is ours");
+    Some(path)
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }

@@ -36,6 +36,28 @@ fn what_is_wasted_is_told_by_layer_and_path() {
 }
 
 #[test]
+fn the_layers_of_a_base_can_be_left_out() {
+    let Some(scene) = Scene::with_base() else { return };
+    scene.build(DOCKERFILE, ["-t", "app"]).ok();
+    let on_it = "FROM app\nRUN head -c 700 /dev/zero > /own && echo > /app/conf\nRUN rm /own\n";
+    scene.build(on_it, ["-t", "upper"]).ok();
+    let json = |args: &[&str]| scene.mica(["analyze", "--format=json"]).args(args).ok().json();
+    let own = json(&["--base=app", "upper"]);
+    assert_eq!((&own["Stored"], &own["Wasted"]), (&701.into(), &700.into()));
+    assert_eq!(own["Layers"].as_array().map(Vec::len), Some(2));
+    assert_eq!(own["Paths"][0]["Path"], "/own");
+    assert!(json(&["upper"])["Wasted"].as_u64() > Some(100_000));
+    scene
+        .mica(["analyze", "--base=app", "--max-wasted-bytes=699", "upper"])
+        .exits(1)
+        .says("FAILED");
+    scene
+        .mica(["analyze", "--base=upper", "app"])
+        .exits(2)
+        .says("app does not stand on upper");
+}
+
+#[test]
 fn limits_decide_the_exit_status() {
     let Some(scene) = Scene::with_base() else { return };
     scene.build(DOCKERFILE, ["-t", "app"]).ok();

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use mica_tests::Scene;
 use mica_tests::binary::mica;
@@ -14,6 +15,29 @@ use mica_tests::{base, machine};
 
 #[test]
 fn builds_equal_docker_s() {
+    check(|_| mica().to_owned());
+}
+
+/// Each case is built twice, and all that the cache has of the first time is executed again and compared.
+#[test]
+fn the_cache_has_what_the_builds_give() {
+    if !machine::is_long() {
+        return;
+    }
+    check(|scene| {
+        let script = format!(
+            "#!/bin/sh\nmica={:?}\n[ \"$1\" = build ] || exec \"$mica\" \"$@\"\nshift\n\
+             \"$mica\" build \"$@\" && exec \"$mica\" build --verify-cache=100% \"$@\"\n",
+            mica().display().to_string()
+        );
+        let path = scene.write("twice", script);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        path
+    });
+}
+
+/// Runs the suite with a program that takes mica's arguments: it must pass as far as it is expected to.
+fn check(program: impl FnOnce(&Scene) -> PathBuf) {
     let Some(shared) = machine::shared() else { return };
     if machine::programs(&["python3"]).is_none() {
         return;
@@ -27,7 +51,7 @@ fn builds_equal_docker_s() {
         .command("python3")
         .arg(shared.join("conformance/run.py"))
         .args(["--tool", "mica", "--load", "--jobs", "2", "--mica"])
-        .arg(mica())
+        .arg(program(&scene))
         .arg("--base-dir")
         .arg(&bases)
         .arg("--json")

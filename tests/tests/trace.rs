@@ -197,11 +197,19 @@ fn hits_can_be_verified() {
     scene.write("ctx/other", "two");
     let verified = scene.build(steady, ["--verify-cache", "-t", "traced"]).ok();
     verified.says("unchanged inputs");
+    // Names that are invented each time.
+    let inventive = "FROM base\nRUN mkdir /d && mktemp -d /d/XXXXXX > /dev/null && echo kept > /d/kept\n";
+    scene.build(inventive, ["-t", "traced"]).ok();
+    scene
+        .rebuild(["--verify-cache", "-t", "traced"])
+        .ok()
+        .says("CACHED");
     // What a command takes from outside is no input: here it makes the cache wrong.
     let dir = scene.mkdir("outside");
     scene.write("outside/file", "one");
     let volume = format!("--volume={}:/outside:ro", dir.display());
-    let text = "FROM base\nRUN mkdir -p /d; cat /outside/file > /d/copy; echo same > /d/same\n";
+    let text = "FROM base\nRUN mkdir -p /d; cat /outside/file > /d/copy; echo same > /d/same\n\
+                RUN mkdir /e; mktemp /e/XXXXXX > /dev/null\n";
     scene.build(text, [volume.as_str(), "-t", "traced"]).ok();
     scene.write("outside/file", "two");
     scene

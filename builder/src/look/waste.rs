@@ -86,6 +86,23 @@ pub struct PathWaste {
 }
 
 impl Waste {
+    /// The same of the layers above the lowest `base` alone: what those store, and what of it is not seen.
+    #[must_use]
+    pub fn above(mut self, base: usize) -> Self {
+        self.hidden.retain(|file| file.layer > base);
+        for (number, layer) in (1..).zip(&mut self.layers) {
+            let by_it = self.hidden.iter().filter(|file| file.by == number);
+            *layer = match number > base {
+                true => LayerWaste {
+                    hides: by_it.map(|file| file.bytes).sum(),
+                    ..*layer
+                },
+                false => LayerWaste::default(),
+            };
+        }
+        self
+    }
+
     /// The bytes of all files that the layers store.
     pub fn stored(&self) -> u64 {
         self.layers.iter().map(|layer| layer.stored).sum()
@@ -289,6 +306,9 @@ mod tests {
         assert_eq!((by_path[2].path.clone(), by_path[2].bytes), (path("twice"), 4));
         assert_eq!(by_path[2].by, [(2, Reason::Overwritten), (3, Reason::Deleted)]);
         assert_eq!(Reason::ALL.map(|reason| waste.by_reason(reason)), [7, 5, 10]);
+        let above = waste.above(1);
+        assert_eq!((above.stored(), above.wasted(), above.hidden.len()), (17, 2, 1));
+        assert_eq!(above.layers, [of(0, 0, 0), of(13, 2, 0), of(4, 0, 2)]);
     }
 
     #[test]

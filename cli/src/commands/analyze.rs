@@ -11,6 +11,7 @@ use serde_json::json;
 use super::log::{instruction_json, title};
 use crate::args::Format;
 use crate::config::Context;
+use crate::diagnostic::hint;
 use crate::render::{Output, Table, printable, size};
 
 /// How much of an instruction a line shows, in characters.
@@ -26,6 +27,7 @@ The exit status is 1 if a limit is exceeded, and 2 if something is wrong.\n\n\
 Examples:
   mica analyze app
   mica analyze --top 50 app
+  mica analyze --base debian app    # only what the layers above debian's store
   mica analyze --min-efficiency 0.95 --max-wasted-bytes 20MB app    # in a test of a pipeline
   mica analyze --format json app"
 )]
@@ -33,6 +35,9 @@ pub struct Args {
     /// The image: a name, an ID or its first digits, IMAGE@layer:N or IMAGE@STEP
     #[arg(value_name = "IMAGE")]
     image: String,
+    /// Count only the layers above those of this image, on which IMAGE stands
+    #[arg(long, value_name = "IMAGE")]
+    base: Option<String>,
     /// Show so many paths, those that waste most
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
@@ -58,15 +63,35 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let place = Place::find(&store, &args.image)?;
     let told = &place.instructions;
-    let found = waste(&place.stack);
+    let base = match &args.base {
+        Some(base) => height_of(&Place::find(&store, base)?, &place, &args)?,
+        None => 0,
+    };
+    let found = waste(&place.stack).above(base);
     let exceeded = exceeded(&args, &found);
     let mut out = context.output();
     match args.format {
-        Format::Table => table(&args, &found, told, &exceeded, &mut out)?,
-        Format::Json => writeln!(out, "{}", as_json(&args, &found, told, &exceeded))?,
+        Format::Table => table(&args, (&found, base), told, &exceeded, &mut out)?,
+        Format::Json => writeln!(out, "{}", as_json(&args, (&found, base), told, &exceeded))?,
     }
     out.flush()?;
     Ok(ExitCode::from(u8::from(!exceeded.is_empty())))
+}
+
+/// How many of the lowest layers are those of the base.
+fn height_of(base: &Place, image: &Place, args: &Args) -> anyhow::Result<usize> {
+    let ids =
+        |place: &Place| -> Vec<_> { place.stack.layers().iter().map(|layer| layer.diff_id()).collect() };
+    let (below, all) = (ids(base), ids(image));
+    if !all.starts_with(&below) {
+        let name = args.base.as_deref().unwrap_or_default();
+        let error = anyhow::anyhow!("{} does not stand on {name}", args.image);
+        return Err(hint(
+            error,
+            "the layers of the base must be the lowest ones of the image; `mica history` lists both",
+        ));
+    }
+    Ok(below.len())
 }
 
 /// The limits that the image exceeds.
@@ -88,7 +113,7 @@ fn exceeded(args: &Args, found: &Waste) -> Vec<String> {
 
 fn table(
     args: &Args,
-    found: &Waste,
+    (found, base): (&Waste, usize),
     told: &[Instruction],
     exceeded: &[String],
     out: &mut Output,
@@ -107,7 +132,7 @@ fn table(
     writeln!(out, "efficiency  {:.4}\n", found.efficiency())?;
 
     let mut layers = Table::new(["LAYER", "STORED", "HIDDEN LATER", "HIDES", "INSTRUCTION"]);
-    for (number, layer) in (1..).zip(&found.layers) {
+    for (number, layer) in (1..).zip(&found.layers).skip(base) {
         let title = told.get(number - 1).map(title).unwrap_or_default();
         let short = match title.chars().count() {
             long if long > WIDTH => title.chars().take(WIDTH - 1).chain(['…']).collect(),
@@ -158,15 +183,23 @@ fn causes(path: &PathWaste) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-fn as_json(args: &Args, found: &Waste, told: &[Instruction], exceeded: &[String]) -> serde_json::Value {
-    let layers = (1..).zip(&found.layers).map(|(number, layer): (usize, _)| {
-        let mut value = instruction_json(told.get(number - 1).unwrap_or(&Instruction::default()));
-        value["Layer"] = number.into();
-        value["Stored"] = layer.stored.into();
-        value["Hidden"] = layer.hidden.into();
-        value["Hides"] = layer.hides.into();
-        value
-    });
+fn as_json(
+    args: &Args,
+    (found, base): (&Waste, usize),
+    told: &[Instruction],
+    exceeded: &[String],
+) -> serde_json::Value {
+    let layers = (1..)
+        .zip(&found.layers)
+        .skip(base)
+        .map(|(number, layer): (usize, _)| {
+            let mut value = instruction_json(told.get(number - 1).unwrap_or(&Instruction::default()));
+            value["Layer"] = number.into();
+            value["Stored"] = layer.stored.into();
+            value["Hidden"] = layer.hidden.into();
+            value["Hides"] = layer.hides.into();
+            value
+        });
     let paths = found.by_path();
     let paths = paths.iter().take(args.top).map(|path| {
         let by = path

@@ -1,6 +1,12 @@
 //! What the interface shows and how it changes: no terminal, no drawing.
+//!
+//! What takes long in a large image is found out by a thread, and shown when it is there: so keys are always answered.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
 
 use mica_builder::look::Stack;
 use mica_builder::look::instruction::Instruction;
@@ -94,10 +100,33 @@ impl Cursor {
     }
 }
 
+/// How long a comparison is waited for before the screen is drawn without it. A test wants to see it.
+const PROMPT: Duration = match cfg!(test) {
+    true => Duration::from_secs(60),
+    false => Duration::from_millis(40),
+};
+
+/// What a thread is finding out. There is one at most: what is asked for meanwhile is begun when it has ended.
+struct Coming<T> {
+    /// Of which trees.
+    of: Heights,
+    receiver: Receiver<T>,
+}
+
+impl<T: Send + 'static> Coming<T> {
+    fn begin(stack: &Arc<Stack>, of: Heights, work: fn(&Stack, Heights) -> T) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        let stack = Arc::clone(stack);
+        // The interface may have been quit.
+        thread::spawn(move || sender.send(work(&stack, of)).ok());
+        Self { of, receiver }
+    }
+}
+
 /// Everything that is shown.
 pub struct Model {
     pub title: String,
-    pub stack: Stack,
+    pub stack: Arc<Stack>,
     pub instructions: Vec<Instruction>,
     pub focus: Focus,
     /// The line of the selected layer: the newest one is line 0.
@@ -107,8 +136,10 @@ pub struct Model {
     pub filter: Filter,
     pub delta: Delta,
     pub rows: Vec<Row>,
-    /// Of the tree that is shown; `None` until there was time for it.
+    /// Of the tree that is shown; `None` until they are known.
     pub sizes: Option<HashMap<ImagePath, u64>>,
+    coming_delta: Option<Coming<Delta>>,
+    coming_sizes: Option<Coming<HashMap<ImagePath, u64>>>,
     pub panel: Option<Panel>,
     /// What is being typed, if a search is asked for.
     pub typing: Option<String>,
@@ -125,7 +156,7 @@ impl Model {
     pub fn new(title: String, place: Place) -> Self {
         let mut model = Self {
             title,
-            stack: place.stack,
+            stack: Arc::new(place.stack),
             instructions: place.instructions,
             focus: Focus::Layers,
             layers: Cursor::default(),
@@ -135,6 +166,8 @@ impl Model {
             delta: Delta::default(),
             rows: Vec::new(),
             sizes: None,
+            coming_delta: None,
+            coming_sizes: None,
             panel: None,
             typing: None,
             matches: Vec::new(),
@@ -177,15 +210,49 @@ impl Model {
         }
     }
 
-    /// Whether there is something to do while nobody asks for anything.
+    /// Whether something is to be done or to come while nobody asks for anything.
     pub fn is_busy(&self) -> bool {
-        self.sizes.is_none()
+        self.is_reading() || self.sizes.is_none()
     }
 
-    /// Does it.
+    /// Whether it is not known yet what differs.
+    pub fn is_reading(&self) -> bool {
+        self.coming_delta.is_some()
+    }
+
+    /// Takes in what has come, and has found out what nobody needed at once.
     pub fn idle(&mut self) {
-        if self.sizes.is_none() {
-            self.sizes = Some(tree::directory_sizes(&self.stack, self.layer()));
+        self.take_delta();
+        if self.sizes.is_some() || self.is_reading() {
+            return;
+        }
+        let wanted = self.compared();
+        let work = |stack: &Stack, of: Heights| tree::directory_sizes(stack, of.new);
+        let begin = || Coming::begin(&self.stack, wanted, work);
+        let coming = self.coming_sizes.get_or_insert_with(begin);
+        if let Ok(sizes) = coming.receiver.recv_timeout(PROMPT) {
+            self.sizes = (coming.of.new == wanted.new).then_some(sizes);
+            self.coming_sizes = None;
+        }
+    }
+
+    fn take_delta(&mut self) {
+        let Some(coming) = &self.coming_delta else { return };
+        if let Ok(delta) = coming.receiver.recv_timeout(PROMPT) {
+            let is_wanted = coming.of == self.compared();
+            self.coming_delta = None;
+            match is_wanted {
+                true => self.delta = delta,
+                false => self.begin_delta(),
+            }
+            self.show();
+        }
+    }
+
+    fn begin_delta(&mut self) {
+        let begin = || Coming::begin(&self.stack, self.compared(), Delta::between);
+        if self.coming_delta.is_none() {
+            self.coming_delta = Some(begin());
         }
     }
 
@@ -261,10 +328,14 @@ impl Model {
 
     /// Compares anew, since another layer is selected, or in another way.
     fn choose_layer(&mut self) {
-        self.delta = Delta::between(&self.stack, self.compared());
+        self.delta = Delta::default();
         self.sizes = None;
         self.matches.clear();
-        self.show();
+        self.begin_delta();
+        self.take_delta();
+        if self.is_reading() {
+            self.show();
+        }
     }
 
     /// Lists the tree anew; the same path stays selected, or what is near it.
@@ -374,5 +445,36 @@ impl Model {
         if self.status.is_empty() {
             self.status = format!("match {} of {count}", number + 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{model, shown};
+    use super::*;
+
+    #[test]
+    fn the_interface_answers_while_a_comparison_is_coming() {
+        let (_directory, mut model) = model();
+        let (sender, receiver) = mpsc::channel();
+        let of = model.compared();
+        let delta = std::mem::take(&mut model.delta);
+        model.coming_delta = Some(Coming { of, receiver });
+        assert!(model.is_busy() && shown(&mut model).contains("reading…"));
+        model.focus = Focus::Tree;
+        model.update(Action::Move(Move::Down));
+        assert_eq!(model.tree.selected, 1);
+        sender.send(delta).unwrap();
+        model.idle();
+        assert!(!model.is_reading() && !shown(&mut model).contains("reading…"));
+        // What comes for other trees than those that are shown by now is found out anew.
+        let (sender, receiver) = mpsc::channel();
+        let old = Heights { old: 0, new: 0 };
+        model.coming_delta = Some(Coming { of: old, receiver });
+        sender.send(Delta::default()).unwrap();
+        model.idle();
+        assert!(model.is_reading());
+        model.idle();
+        assert!(!model.is_reading() && model.delta.count(Mark::Removed) > 0);
     }
 }

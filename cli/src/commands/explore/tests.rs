@@ -48,7 +48,7 @@ fn add(writer: &mut LayerWriter, path: &str, mode: u32, text: Option<&str>) {
 }
 
 /// Three layers: a base, a change and a removal.
-fn model() -> (tempfile::TempDir, Model) {
+pub(super) fn model() -> (tempfile::TempDir, Model) {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let layers = vec![
@@ -106,7 +106,7 @@ fn screen(model: &mut Model, palette: Palette) -> Terminal<TestBackend> {
     terminal
 }
 
-fn shown(model: &mut Model) -> String {
+pub(super) fn shown(model: &mut Model) -> String {
     let terminal = screen(model, Palette::Plain);
     let buffer = terminal.backend().buffer();
     let lines = buffer

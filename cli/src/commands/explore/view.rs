@@ -250,6 +250,7 @@ fn tree_line<'a>(model: &Model, row: &Row, palette: Palette) -> Line<'a> {
 fn draw_foot(model: &Model, palette: Palette, area: Rect, frame: &mut Frame<'_>) {
     let line = match &model.typing {
         Some(text) => Line::raw(format!("/{text}█")),
+        None if model.is_reading() => Line::styled("reading…", palette.colour(Color::Cyan)),
         None if !model.status.is_empty() => {
             Line::styled(printable(&model.status), palette.colour(Color::Cyan))
         }

@@ -150,8 +150,16 @@ impl Finder<'_> {
         lower.find(self.directory(&parent)?, name)
     }
 
-    /// The contributors of the directory `path`. No recursion: a path may be deeper than a stack.
+    /// The contributors of the directory `path`.
     fn directory(&mut self, path: &ImagePath) -> Option<&[Origin]> {
+        if !self.directories.contains_key(path) {
+            self.enter(path);
+        }
+        self.directories.get(path)?.as_deref()
+    }
+
+    /// Finds the directory `path`, and those above it. No recursion: a path may be deeper than a stack.
+    fn enter(&mut self, path: &ImagePath) {
         let mut missing = Vec::new();
         let mut at = Some(path.clone());
         while let Some(path) = at.filter(|path| !self.directories.contains_key(path)) {
@@ -170,7 +178,6 @@ impl Finder<'_> {
             self.directories
                 .insert(path, found.map(|found| found.contributors));
         }
-        self.directories.get(path)?.as_deref()
     }
 }
 

@@ -144,6 +144,9 @@ fn put_number(body: &mut Vec<u8>, number: u64) {
     body.push(rest as u8);
 }
 
+/// The number of paths for which there is room from the beginning.
+const LARGE: usize = 32_768;
+
 /// What is left to decode.
 struct Reader<'a>(&'a [u8]);
 
@@ -151,7 +154,9 @@ impl<'a> Reader<'a> {
     fn set(mut self) -> Option<ReadSet> {
         let count = self.number()?;
         let mut last: Vec<u8> = Vec::new();
-        let mut all: Vec<(ImagePath, Observation)> = Vec::new();
+        // A large set is not moved while it grows; what the count says is not believed beyond that.
+        let expected = usize::try_from(count).map_or(LARGE, |count| count.min(LARGE));
+        let mut all: Vec<(ImagePath, Observation)> = Vec::with_capacity(expected);
         let mut budget = usize::try_from(MAX_BYTES).unwrap_or(usize::MAX);
         for _ in 0..count {
             let shared = self.length()?;
