@@ -15,6 +15,7 @@ use crate::registry::{RegistryError, RemoteImageError};
 
 mod blob;
 mod bytes;
+mod check;
 mod chunk;
 mod image;
 mod inflate;
@@ -25,7 +26,10 @@ mod settle;
 mod tests;
 mod toc;
 
+pub use blob::Blob;
+pub use check::{Checked, check};
 pub use image::{LazyImage, Notify};
+pub use layer::{Described, open};
 
 /// Why an image in a registry cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +91,13 @@ pub enum Notice {
         layer: Digest,
         /// Its size.
         bytes: u64,
+    },
+    /// So much of such a layer was read.
+    Passing {
+        /// The layer's blob.
+        layer: Digest,
+        /// How many of its bytes have come.
+        done: u64,
     },
     /// The registry gives whole blobs only: layers are taken into the store.
     NoRanges,

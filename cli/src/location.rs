@@ -2,13 +2,11 @@
 
 use anyhow::Context as _;
 use mica_builder::export::ExportError;
-use mica_builder::look::Stack;
-use mica_builder::look::place::Place;
 use mica_fs::overlay::{Attr, Follow, Overlay};
 use mica_fs::path::ImagePath;
 use mica_fs::store::Store;
 
-use crate::source;
+use crate::source::Elsewhere;
 
 /// Takes `IMAGE:/PATH` apart. The colon in front of a slash is neither a tag's nor a port's.
 pub fn split(text: &str) -> Option<(&str, &str)> {
@@ -16,30 +14,19 @@ pub fn split(text: &str) -> Option<(&str, &str)> {
     (colon > 0).then(|| (&text[..colon], &text[colon + 1..]))
 }
 
-/// Opens the merged root filesystem of an image, or of what else [`Place`] knows, in which these paths are to be looked
+/// Opens the merged root filesystem of an image, of one of its layers, or of a step, in which these paths are to be looked
 /// at: of an image in a registry there may be no more.
 ///
 /// # Errors
 /// If there is no such image, or a layer is damaged.
-pub fn open(store: &Store, image: &str, paths: &[(ImagePath, Follow)]) -> anyhow::Result<Overlay> {
-    match Place::find(store, image) {
+pub fn open(
+    store: &Store,
+    (image, elsewhere): (&str, &Elsewhere),
+    paths: &[(ImagePath, Follow)],
+) -> anyhow::Result<Overlay> {
+    match elsewhere.stored(store, image)? {
         Ok(place) => Ok(Overlay::read_only(place.stack.layers().to_vec())),
-        Err(error) => source::remote(image, error)?.tree_for(store, paths),
-    }
-}
-
-/// All layers of an image, or of what else [`Place`] knows; those of an image in a registry are read there.
-///
-/// # Errors
-/// If there is no such image, or a layer is damaged.
-pub fn stack(store: &Store, image: &str) -> anyhow::Result<Stack> {
-    match Place::find(store, image) {
-        Ok(place) => Ok(place.stack),
-        Err(error) => {
-            let source = source::remote(image, error)?;
-            let count = source.image().layers().len();
-            Ok(Stack::new(source.layers(store, 0..count)?))
-        }
+        Err(source) => source.tree_for(store, paths),
     }
 }
 

@@ -3,6 +3,7 @@
 use mica_tests::archive::{Members, Packed, Tar};
 use mica_tests::command::{tool, wait_until};
 use mica_tests::proxy::{Exchange, Fault, Kind};
+use mica_tests::registry::{Access, PASSWORD, Transport, USER};
 use mica_tests::stargz::estargz;
 use mica_tests::{Proxy, Registry, Scene, machine};
 use serde_json::json;
@@ -451,4 +452,159 @@ fn changes_of_an_image_that_is_not_there_are_not_kept() {
         .scene
         .mica(["mount", "--rw", "--upper", "u", &shelf.name(), "--", "true"]);
     upper.fails().says("mica pull");
+}
+
+#[test]
+fn reading_takes_the_options_of_pulling() {
+    if machine::programs(&["skopeo"]).is_none() {
+        return;
+    }
+    let Some(registry) = Registry::with(Access::Basic, Transport::Tls) else {
+        return;
+    };
+    let scene = Scene::new();
+    scene.write("app.tar", Members::oci_of("app", &plain()).pack());
+    let name = registry.name("app");
+    let creds = format!("{USER}:{PASSWORD}");
+    tool("skopeo", scene.directory())
+        .args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"])
+        .args([
+            "--dest-creds",
+            &creds,
+            "oci-archive:app.tar",
+            &format!("docker://{name}"),
+        ])
+        .ok();
+    let read = ["cat", &name, "/opt/top"];
+    scene.mica(read).fails().says("certificate");
+    scene
+        .mica(read)
+        .arg("--tls-verify=false")
+        .fails()
+        .says("mica login");
+    scene.mkdir("out");
+    let destination = scene.path("out").display().to_string();
+    let commands: [&[&str]; 10] = [
+        &["cat", &name, "/opt/top"],
+        &["ls", &name, "/opt"],
+        &["cp", &format!("{name}:/opt/top"), &destination],
+        &["diff", &name],
+        &["inspect", &name],
+        &["history", &name],
+        &["log", &name, "/opt/top"],
+        &["blame", &name, "/opt"],
+        &["analyze", &name],
+        &[
+            "mount",
+            &name,
+            "--tls-verify=false",
+            "--creds",
+            &creds,
+            "--",
+            "true",
+        ],
+    ];
+    for command in commands {
+        let options: &[&str] = match command[0] {
+            "mount" => &[],
+            _ => &["--tls-verify=false", "--creds", &creds],
+        };
+        scene.mica(command).args(options).ok();
+    }
+    assert_eq!(scene.read("out/top"), "top\n");
+    scene
+        .mica([
+            "login",
+            "--tls-verify=false",
+            "--authfile",
+            "auth.json",
+            "-u",
+            USER,
+        ])
+        .args(["-p", PASSWORD, &registry.host()])
+        .ok();
+    scene
+        .mica(read)
+        .args(["--tls-verify=false", "--authfile", "auth.json"])
+        .ok();
+    assert_eq!(scene.images(), Vec::<String>::new());
+}
+
+#[test]
+fn instructions_are_known_of_images_elsewhere() {
+    let Some(shelf) = Shelf::of(&plain()) else { return };
+    let (scene, name) = (&shelf.scene, shelf.name());
+    let versions = scene
+        .mica(["log", "--format", "json", &name, "/etc/both"])
+        .ok()
+        .json_lines();
+    assert_eq!(versions.len(), 2, "{versions:?}");
+    assert!(
+        versions
+            .iter()
+            .all(|version| version.to_string().contains("by hand")),
+        "{versions:?}"
+    );
+    let blamed = scene.mica(["blame", "--format", "json", &name, "/opt/top"]).ok();
+    blamed.says("by hand");
+    scene
+        .mica(["log", "--show", "1", &name, "/etc/both"])
+        .ok()
+        .says("below");
+    scene.mica(["analyze", &name]).ok();
+}
+
+#[test]
+fn changes_of_an_image_elsewhere_become_an_image() {
+    let Some(shelf) = Shelf::of(&plain()) else { return };
+    if machine::can_mount().is_none() || !shelf.scene.is_root() {
+        return;
+    }
+    let (scene, name) = (&shelf.scene, shelf.name());
+    let directory = scene.mkdir("m").display().to_string();
+    scene.mica(["mount", "--rw", &name, &directory]).ok();
+    scene.shell("echo changed > m/etc/both; rm m/opt/big").ok();
+    scene.mica(["commit", &directory, "mine:1"]).ok();
+    scene.mica(["umount", &directory]).ok();
+    assert_eq!(scene.cat("mine:1", "/etc/both"), "changed\n");
+    assert_eq!(scene.cat("mine:1", "/opt/top"), "top\n");
+    scene.mica(["ls", "mine:1", "/opt/big"]).fails();
+    let images = scene.images();
+    assert!(
+        images.iter().all(|image| !image.contains("/app")),
+        "the image below has no name: {images:?}"
+    );
+    // Nothing is read elsewhere any more.
+    shelf
+        .proxy
+        .fault("*", "/v2/", 99, Fault::Answer("403 Forbidden", vec![]));
+    scene.mica(["save", "-o", "mine.tar", "mine:1"]).ok();
+    scene.mica(["fsck"]).ok();
+    scene.is_clean();
+}
+
+#[test]
+fn what_is_kept_of_layers_elsewhere_is_checked() {
+    let Some(shelf) = Shelf::of(&plain()) else { return };
+    let scene = &shelf.scene;
+    assert_eq!(shelf.cat("/opt/last"), b"last\n");
+    scene
+        .mica(["fsck"])
+        .ok()
+        .says("what is kept of 1 layers in registries");
+    let kept = scene.shell("echo store/remote/*").ok().answer();
+    let spoil = |file: &str, at: u64| {
+        let path = scene.path(&format!("{kept}/{file}"));
+        let mut bytes = std::fs::read(&path).expect("it is kept");
+        let at = usize::try_from(at).expect("small").min(bytes.len() - 1);
+        bytes[at] ^= 0x55;
+        std::fs::write(&path, bytes).expect("written");
+    };
+    for (file, at) in [("data", u64::MAX), ("chunks", 70), ("index", 100)] {
+        spoil(file, at);
+        scene.mica(["fsck"]).exits(1).says("in a registry is no good");
+        scene.mica(["fsck", "--repair"]).ok().says("mended");
+        scene.mica(["fsck"]).ok().says(" 0 problems");
+        assert_eq!(shelf.cat("/opt/last"), b"last\n", "{file}");
+    }
 }

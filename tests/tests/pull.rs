@@ -452,6 +452,10 @@ fn an_index_has_an_image_for_each_platform() {
     for name in [&all, &nested] {
         scene.mica(["pull", name]).ok();
         assert_eq!(scene.mica(["ls", name]).ok().answer(), host);
+        // Another one is read where it is.
+        let other = scene.mica(["ls", "--platform", "linux/s390x", name]).ok();
+        assert_eq!(other.answer(), "s390x");
+        assert_eq!(scene.mica(["ls", name]).ok().answer(), host);
     }
     scene.mica(["pull", &all]).ok().says(&format!("Digest: {digest}"));
     scene.mica(["pull", "--platform", "linux/s390x", &all]).ok();

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 
 /// A blob that can be read from any place on. Reading fails with `Unsupported` if only the whole blob can be had.
-pub(super) trait Blob: Send + Sync {
+pub trait Blob: Send + Sync {
     /// Its bytes in `range`.
     ///
     /// # Errors

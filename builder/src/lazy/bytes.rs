@@ -291,6 +291,36 @@ impl Drop for RemoteBytes {
     }
 }
 
+/// Checks the chunks that are there of a layer with this directory.
+///
+/// # Errors
+/// What the system reports; `InvalidData` if one is not what it was.
+pub(super) fn check(directory: &Path, chunks: &[Chunk]) -> io::Result<()> {
+    let have = Have::open(&directory.join(HAVE), chunks.len())?;
+    let mut there = (0..chunks.len()).filter(|number| have.has(*number)).peekable();
+    if there.peek().is_none() {
+        return Ok(());
+    }
+    let data = File::open(directory.join(DATA))?;
+    let mut buffer = vec![0; 256 << 10];
+    for chunk in there.map(|number| &chunks[number]) {
+        let Some(expected) = chunk.digest else { continue };
+        let (mut hasher, mut at) = (Hasher::new(), chunk.position);
+        while at < chunk.end() {
+            let count = usize::try_from(chunk.end() - at)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            data.read_exact_at(&mut buffer[..count], at)?;
+            hasher.update(&buffer[..count]);
+            at += count as u64;
+        }
+        if hasher.finish() != expected {
+            return Err(damaged("a piece that is kept is not what it was"));
+        }
+    }
+    Ok(())
+}
+
 /// Chunks on their way. Dropped when they are there, or will not come.
 struct Fetching<'a> {
     bytes: &'a RemoteBytes,

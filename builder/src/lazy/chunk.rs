@@ -135,6 +135,16 @@ impl Chunks {
         })
     }
 
+    /// The size of the blob that a file of chunks is about, as it says itself.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub(super) fn blob_size(file: &File) -> io::Result<u64> {
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0)?;
+        Ok(u64_at(&header, 24))
+    }
+
     pub(super) fn all(&self) -> &[Chunk] {
         &self.chunks
     }

@@ -19,15 +19,20 @@ use super::toc::{self, TocError};
 use super::{LazyError, Notice, Notify};
 
 /// Name of the list of chunks within a layer's directory.
-const CHUNKS: &str = "chunks";
+pub(super) const CHUNKS: &str = "chunks";
 /// As many bytes at the beginning tell what a layer is packed with.
 const START: u64 = 512;
 
 /// A layer as its image describes it.
-pub(super) struct Described<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Described<'a> {
+    /// The digest of its blob.
     pub digest: Digest,
+    /// The size of its blob, in bytes.
     pub size: u64,
+    /// What the manifest says besides: some of it is about tables of contents.
     pub annotations: &'a BTreeMap<String, String>,
+    /// The digest of its uncompressed tar.
     pub diff_id: DiffId,
 }
 
@@ -40,7 +45,10 @@ enum Made {
 }
 
 /// Opens the layer: as it is in the store, or as it was known before, or as it tells itself now.
-pub(super) fn open(
+///
+/// # Errors
+/// [`LazyError`].
+pub fn open(
     store: &Store,
     layer: &Described<'_>,
     blob: Box<dyn Blob>,
@@ -112,7 +120,41 @@ fn make(
         layer: layer.digest,
         bytes: layer.size,
     });
-    by_pass(store, layer, blob, work)
+    let whole = Told {
+        from: blob.whole(),
+        layer: layer.digest,
+        done: 0,
+        told: 0,
+        notify,
+    };
+    by_pass(store, layer, whole, work)
+}
+
+/// After so many bytes it is told how far a pass is.
+const NEWS: u64 = 1 << 20;
+
+/// The blob on its way through a pass, of which somebody hears.
+struct Told<'a> {
+    from: Box<dyn Read + Send>,
+    layer: Digest,
+    done: u64,
+    told: u64,
+    notify: Notify<'a>,
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.done += n as u64;
+        if self.done - self.told >= NEWS || n == 0 && self.told < self.done {
+            self.told = self.done;
+            (self.notify)(Notice::Passing {
+                layer: self.layer,
+                done: self.done,
+            });
+        }
+        Ok(n)
+    }
 }
 
 /// By the table of contents; false if there is none.
@@ -134,9 +176,9 @@ fn write_index(work: &WorkDir, index: &Encoded, diff_id: DiffId, tar_size: u64) 
 }
 
 /// By reading all of it once.
-fn by_pass(store: &Store, layer: &Described<'_>, blob: &dyn Blob, work: WorkDir) -> Result<Made, LazyError> {
+fn by_pass(store: &Store, layer: &Described<'_>, whole: impl Read, work: WorkDir) -> Result<Made, LazyError> {
     let failed = |source| layer.failed(source);
-    let mut source = Verifying::new(blob.whole(), layer.digest, layer.size);
+    let mut source = Verifying::new(whole, layer.digest, layer.size);
     let mut start = Vec::new();
     (&mut source)
         .take(START)

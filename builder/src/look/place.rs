@@ -1,6 +1,9 @@
 //! Which tree a person means: that of an image, of one of its layers, of a step of a build, or of a layer alone.
 
+use std::sync::Arc;
+
 use mica_fs::digest::DiffId;
+use mica_fs::layer::Layer;
 use mica_fs::store::{Store, StoreError};
 
 use super::Stack;
@@ -89,6 +92,17 @@ impl Place {
                 _ => Err(error.into()),
             },
         }
+    }
+
+    /// The tree of an image that is not in the store, of these layers, which are all it has.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn elsewhere(store: &Store, image: &Image, layers: Vec<Arc<Layer>>) -> Result<Self, PlaceError> {
+        Ok(Self {
+            instructions: instruction::of_image(store, image)?,
+            stack: Stack::new(layers),
+        })
     }
 
     fn layers_of(store: &Store, name: &str, number: &str) -> Result<Self, PlaceError> {

@@ -1,5 +1,5 @@
 //! Random input for the parser of Dockerfiles (with the planner and the linter behind it), for the expander of words,
-//! and for what reads what registries say: none may panic, hang or break what is promised.
+//! and for what reads what registries say, and the layers that lie there: none may panic, hang or break what is promised.
 //!
 //! Inputs are mutations of real files and of the language's own words. Each test takes two seconds, or as many as
 //! `MICA_FUZZ_SECONDS` says; `MICA_FUZZ_SEED` repeats a run.
@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 mod corpus;
+mod lazy;
 mod mutate;
 mod registries;
 

@@ -13,6 +13,7 @@ use crate::args::Format;
 use crate::config::Context;
 use crate::diagnostic::hint;
 use crate::render::{Output, Table, printable, size};
+use crate::source::Elsewhere;
 
 /// How much of an instruction a line shows, in characters.
 const WIDTH: usize = 50;
@@ -53,6 +54,9 @@ pub struct Args {
     /// How to write it
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Writes what is wasted, and compares it with the limits.
@@ -61,10 +65,10 @@ pub struct Args {
 /// If there is no such image.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
-    let place = Place::find(&store, &args.image)?;
+    let place = args.elsewhere.place(&store, &args.image)?;
     let told = &place.instructions;
     let base = match &args.base {
-        Some(base) => height_of(&Place::find(&store, base)?, &place, &args)?,
+        Some(base) => height_of(&args.elsewhere.place(&store, base)?, &place, &args)?,
         None => 0,
     };
     let found = waste(&place.stack).above(base);

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use mica_builder::look::blame::{Blamed, blame};
 use mica_builder::look::instruction::Instruction;
-use mica_builder::look::place::Place;
 use mica_fs::layer::Kind;
 use mica_fs::path::ImagePath;
 use serde_json::json;
@@ -17,6 +16,7 @@ use crate::diagnostic::hint;
 use crate::location;
 use crate::node;
 use crate::render::{printable, size};
+use crate::source::Elsewhere;
 
 /// How much of an instruction a line shows, in characters.
 const WIDTH: usize = 50;
@@ -52,6 +52,9 @@ pub struct Args {
     /// How to write it
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Writes a line for each path.
@@ -65,7 +68,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         (None, None) => (args.image.as_str(), "/"),
     };
     let store = context.store()?;
-    let place = Place::find(&store, name)?;
+    let place = args.elsewhere.place(&store, name)?;
     let top = location::path(path)?;
     let depth = if args.recursive { usize::MAX } else { args.depth };
     let mut blamed = blame(&place.stack, &top, depth);

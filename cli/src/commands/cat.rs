@@ -11,6 +11,7 @@ use mica_fs::overlay::Follow;
 use crate::config::Context;
 use crate::diagnostic::usage_error;
 use crate::location;
+use crate::source::Elsewhere;
 
 /// Write files of an image to stdout, without a mount
 #[derive(Debug, clap::Args)]
@@ -22,6 +23,9 @@ pub struct Args {
     /// The files
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Writes the files one after the other; symbolic links are followed inside the image.
@@ -40,7 +44,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let texts = first.into_iter().chain(args.paths.iter().map(String::as_str));
     let paths = texts.map(|text| Ok((location::path(text)?, Follow::Yes)));
     let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
-    let overlay = location::open(&store, image, &paths)?;
+    let overlay = location::open(&store, (image, &args.elsewhere), &paths)?;
     let mut out = context.output();
     for (path, _) in &paths {
         let attr = location::resolve(&overlay, path, Follow::Yes)?;

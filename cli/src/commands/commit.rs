@@ -2,20 +2,28 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use mica_builder::commit::{self, Remark};
 use mica_builder::image::Image;
 use mica_builder::import;
-use mica_fs::digest::DiffId;
+use mica_builder::pull::{JOBS, Naming};
+use mica_builder::reference::Reference;
+use mica_builder::solver::Stop;
+use mica_fs::digest::{DiffId, Digest};
 use mica_fs::overlay::Overlay;
 use mica_fs::store::{Store, StoreError, UpperBase};
 
 use super::mount::control;
 use super::mount::record::{self, Record};
+use super::pull::Puller;
 use super::tag::taggable;
 use crate::config::Context;
 use crate::diagnostic::hint;
+use crate::progress::transfer::{Shown, Transfers};
+use crate::registries::Options;
+use crate::signals;
 
 /// Make an image of what was changed in a writable mount or a named upper
 ///
@@ -43,6 +51,9 @@ pub struct Args {
     /// STOPSIGNAL, USER, VOLUME or WORKDIR; may be repeated
     #[arg(long, short, value_name = "INSTRUCTION")]
     change: Vec<String>,
+
+    #[command(flatten)]
+    registry: Options,
 }
 
 /// Makes the image and writes its ID.
@@ -58,7 +69,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         .collect::<Result<Vec<_>, _>>()?;
     let store = context.store()?;
     let source = Source::find(&args.source, context, &store)?;
-    let base = source.base(&store)?;
+    let base = source.base(&store, &args.registry)?;
     let mut config = base.config.clone();
     // As in Docker, what the image does when it is built upon does not go on.
     config.config.on_build.clear();
@@ -112,15 +123,22 @@ impl Source {
     }
 
     /// The image that was changed.
-    fn base(&self, store: &Store) -> anyhow::Result<Image> {
-        let manifest = match self {
+    fn base(&self, store: &Store, registry: &Options) -> anyhow::Result<Image> {
+        let manifest: Digest = match self {
             Self::Mount(mount) if mount.manifest.is_empty() => {
                 bail!("{} is a step of a build, and no image", mount.image)
             }
             Self::Mount(mount) => mount.manifest.parse()?,
             Self::Upper(_, base) => base.manifest,
         };
-        Image::load(store, &manifest).context("cannot find the image that was changed")
+        match self {
+            // It was read in its registry.
+            Self::Mount(mount) if !store.has_blob(&manifest) => {
+                pull(store, &mount.image, &manifest, registry)
+            }
+            _ => Ok(Image::load(store, &manifest)?),
+        }
+        .context("cannot find the image that was changed")
     }
 
     /// What was changed, as a layer upon those of `base`.
@@ -141,6 +159,21 @@ impl Source {
             }
         }
     }
+}
+
+/// Brings an image in that a mount shows of a registry: a new layer needs those below.
+fn pull(store: &Store, name: &str, manifest: &Digest, registry: &Options) -> anyhow::Result<Image> {
+    let reference = Reference::parse(&format!("{}@{manifest}", Reference::parse(name)?.repository()))?;
+    let stop = Arc::new(Stop::default());
+    let puller = Puller {
+        store,
+        client: &registry.client(&stop)?,
+        platform: None,
+        jobs: JOBS,
+        transfers: Transfers::start(Shown::Bars),
+    };
+    let pulled = signals::stopping_soon(&stop, || puller.pull(&reference, Naming::Unnamed))?;
+    Ok(pulled?.image)
 }
 
 /// A mount may show the lowest layers only.

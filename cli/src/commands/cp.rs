@@ -15,6 +15,7 @@ use mica_fs::path::ImagePath;
 use crate::config::Context;
 use crate::diagnostic::{hint, usage_error};
 use crate::location;
+use crate::source::Elsewhere;
 
 /// Copy files out of an image, without a mount
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,9 @@ pub struct Args {
     /// Copy what a symbolic link leads to (inside the image)
     #[arg(long, short = 'L')]
     follow_link: bool,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Copies as `docker cp` does. Nothing is written outside of the destination.
@@ -58,7 +62,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         Follow::No
     };
-    let overlay = location::open(&store, image, &[(path.clone(), follow)])?;
+    let overlay = location::open(&store, (image, &args.elsewhere), &[(path.clone(), follow)])?;
     let attr = location::resolve(&overlay, &path, follow)?;
     let name = OsStr::from_bytes(path.name().unwrap_or_default());
     if args.destination.as_os_str() == "-" {

@@ -15,6 +15,7 @@ use crate::diagnostic::usage_error;
 use crate::location;
 use crate::node;
 use crate::render::{self, Output, printable};
+use crate::source::Elsewhere;
 
 mod tree;
 
@@ -58,6 +59,9 @@ pub struct Args {
     /// How to write it
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 impl Args {
@@ -76,11 +80,11 @@ impl Args {
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let top = location::path(&args.path)?;
-    let stack = location::stack(&store, &args.image)?;
+    let stack = args.elsewhere.place(&store, &args.image)?.stack;
     let mut out = context.output();
     let code = match &args.other {
         Some(other) => {
-            let other = location::stack(&store, other)?;
+            let other = args.elsewhere.place(&store, other)?.stack;
             let changes = compare(stack.top(), other.top(), &top, args.precision());
             write(&changes, (&stack, &other), None, &args, &mut out)?;
             ExitCode::from(u8::from(!changes.is_empty()))

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mica_builder::look::place::Place;
 use mica_builder::solver::Stop;
 use ratatui::crossterm::event;
 
 use crate::config::Context;
 use crate::diagnostic::{hint, wants_color};
 use crate::signals;
+use crate::source::Elsewhere;
 
 mod keys;
 mod model;
@@ -46,6 +46,9 @@ pub struct Args {
     /// The image: a name, an ID or its first digits, IMAGE@layer:N or IMAGE@STEP
     #[arg(value_name = "IMAGE")]
     image: String,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Shows the image until its user quits.
@@ -61,7 +64,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         ));
     }
     let store = context.store()?;
-    let place = Place::find(&store, &args.image)?;
+    let place = args.elsewhere.place(&store, &args.image)?;
     let model = Model::new(args.image, place);
     let palette = if wants_color(true) {
         Palette::Colours

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use mica_builder::lazy;
 use mica_fs::store::{FsckOptions, FsckReport, Problem};
 use serde_json::json;
 
@@ -10,7 +11,8 @@ use crate::config::Context;
 
 /// Check the store, and mend what can be made anew
 ///
-/// Reads every byte of the images' blobs and layers and compares them with their digests.
+/// Reads every byte of the images' blobs and layers, and of what is kept of layers in registries, and compares them
+/// with their digests.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exits with 1 if something is wrong that was not mended.\n\nExamples:\n  \
@@ -39,9 +41,19 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         repair: args.repair,
         rebuild_catalog: args.rebuild,
     };
-    let report = context.store()?.fsck(&options)?;
+    let store = context.store()?;
+    let mut report = store.fsck(&options)?;
+    let remote = lazy::check(&store, args.repair)?;
+    let problems = remote.damaged.into_iter();
+    report
+        .problems
+        .extend(problems.map(|(blob, reason, repaired)| Problem::Remote {
+            blob,
+            reason,
+            repaired,
+        }));
     let text = match args.format {
-        Format::Table => table(&report),
+        Format::Table => table(&report, remote.layers),
         Format::Json => report
             .problems
             .iter()
@@ -55,7 +67,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn table(report: &FsckReport) -> String {
+fn table(report: &FsckReport, remote: u64) -> String {
     let FsckReport {
         blobs,
         layers,
@@ -65,15 +77,21 @@ fn table(report: &FsckReport) -> String {
         .iter()
         .map(|problem| format!("{}\n", describe(problem)))
         .collect();
+    let remote = match remote {
+        0 => String::new(),
+        count => format!(", and what is kept of {count} layers in registries"),
+    };
     format!(
-        "{lines}{layers} layers and {blobs} other blobs checked, {} problems\n",
+        "{lines}{layers} layers and {blobs} other blobs checked{remote}, {} problems\n",
         problems.len()
     )
 }
 
 fn is_mended(problem: &Problem) -> bool {
     match problem {
-        Problem::Index { repaired, .. } | Problem::NoLink { repaired, .. } => *repaired,
+        Problem::Index { repaired, .. }
+        | Problem::NoLink { repaired, .. }
+        | Problem::Remote { repaired, .. } => *repaired,
         Problem::Blob { .. } | Problem::Tar { .. } | Problem::NoTar { .. } | Problem::NoManifest { .. } => {
             false
         }
@@ -106,6 +124,14 @@ fn describe(problem: &Problem) -> String {
         Problem::NoLink { diff_id, repaired } => {
             format!("layer {diff_id} is not among the blobs; {}", mend(*repaired))
         }
+        Problem::Remote {
+            blob,
+            reason,
+            repaired,
+        } => format!(
+            "what is kept of the layer {blob} in a registry is no good: {reason}; {}",
+            mend(*repaired)
+        ),
         Problem::NoManifest { manifest, names } => {
             format!(
                 "the manifest {manifest} of {} is missing; {again}",
@@ -122,6 +148,7 @@ fn json(problem: &Problem) -> serde_json::Value {
         Problem::NoTar { diff_id } => ("no tar", diff_id.to_string()),
         Problem::Index { diff_id, .. } => ("index", diff_id.to_string()),
         Problem::NoLink { diff_id, .. } => ("no link", diff_id.to_string()),
+        Problem::Remote { blob, .. } => ("remote", blob.to_string()),
         Problem::NoManifest { manifest, .. } => ("no manifest", manifest.to_string()),
     };
     json!({

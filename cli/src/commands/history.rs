@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::args::ObjectFormat;
 use crate::config::Context;
 use crate::render::{self, Created, Table};
-use crate::source::Source;
+use crate::source::Elsewhere;
 
 /// How much of an instruction the table shows, in characters.
 const CREATED_BY_WIDTH: usize = 45;
@@ -34,6 +34,9 @@ pub struct Args {
     /// columns at its tabs
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: ObjectFormat,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// One line: an instruction, and the size of its layer.
@@ -52,7 +55,7 @@ struct Row {
 /// If there is no such image, or the store cannot be read.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
-    let source = Source::find(&store, &args.image)?;
+    let source = args.elsewhere.image(&store, &args.image)?;
     let rows = rows(source.image(), &source.sizes(&store)?, args.no_trunc);
     let text: String = match args.quiet {
         true => rows.iter().map(|row| format!("{}\n", row.id)).collect(),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::ObjectFormat;
 use crate::config::Context;
+use crate::source::Elsewhere;
 use crate::source::Source;
 
 /// Show all that is known of images, as JSON
@@ -24,6 +25,9 @@ pub struct Args {
     /// How to write it: an array for people (table), json (an object a line), or a template as Docker has it
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     format: ObjectFormat,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Writes one JSON object for each image, with the fields of `docker image inspect`.
@@ -35,7 +39,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let mut objects = Vec::new();
     let mut failed = None;
     for text in &args.images {
-        match Source::find(&store, text).and_then(|source| describe(&store, &source)) {
+        let source = args.elsewhere.image(&store, text);
+        match source.and_then(|source| describe(&store, &source)) {
             Ok(object) => objects.push(object),
             Err(error) => {
                 failed = Some(error);

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use mica_builder::look::changes::{Change, Precision};
 use mica_builder::look::instruction::Instruction;
 use mica_builder::look::log::{Below, Version, log};
-use mica_builder::look::place::Place;
 use mica_builder::look::{Node, Stack};
 use mica_fs::path::ImagePath;
 use serde_json::json;
@@ -18,6 +17,7 @@ use crate::diagnostic::{hint, usage_error};
 use crate::location;
 use crate::node::{self, differences, type_name};
 use crate::render::{Created, Output, printable, size};
+use crate::source::Elsewhere;
 
 /// Show which instructions of an image created, changed and deleted a path
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,9 @@ pub struct Args {
     /// How to write it
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Writes what became of a path, the last change first.
@@ -61,7 +64,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         (None, None) => return Err(usage_error("of which file? Give a PATH behind the image")),
     };
     let store = context.store()?;
-    let place = Place::find(&store, name)?;
+    let place = args.elsewhere.place(&store, name)?;
     let stack = &place.stack;
     let path = location::path(path)?;
     let versions = log(stack, &path);

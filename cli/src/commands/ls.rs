@@ -14,6 +14,7 @@ use crate::config::Context;
 use crate::location;
 use crate::node::type_name;
 use crate::render::printable;
+use crate::source::Elsewhere;
 
 /// List files inside an image, without a mount
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,9 @@ pub struct Args {
     /// How to write it
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Lists a directory, or shows the one file, sorted by name.
@@ -58,7 +62,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         Follow::Yes
     };
-    let overlay = location::open(&store, image, &[(top.clone(), follow)])?;
+    let overlay = location::open(&store, (image, &args.elsewhere), &[(top.clone(), follow)])?;
     let attr = location::resolve(&overlay, &top, follow)?;
     let mut out = context.output();
     let mut entries: Vec<(Vec<u8>, ImagePath, Attr)> = Vec::new();

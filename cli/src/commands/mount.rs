@@ -20,7 +20,7 @@ use mica_fs::store::{Lease, Store, StoreError, UpperBase, WorkDir};
 
 use crate::config::Context;
 use crate::diagnostic::{hint, usage_error};
-use crate::source::Source;
+use crate::source::{Elsewhere, Source};
 
 pub mod control;
 mod namespace;
@@ -89,6 +89,9 @@ pub struct What {
     /// Name, ID or digest of the image; or IMAGE@STEP, a step of its last build, by the number that the build showed, by
     /// the name of a stage, or STAGE:N; build-N stands for a build, and nothing before the @ for the last one
     image: String,
+
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Mounts, in one of the three ways.
@@ -146,7 +149,7 @@ impl What {
         if let Some((build, step)) = find::split(&self.image) {
             return self.open_step(store, build, step);
         }
-        let source = Source::find(store, &self.image)?;
+        let source = self.elsewhere.image(store, &self.image)?;
         let Source::Stored(image) = source else {
             return self.open_remote(store, &source);
         };

@@ -67,6 +67,15 @@ pub enum Problem {
         /// Whether it has been made.
         repaired: bool,
     },
+    /// What is kept of a layer in a registry is damaged.
+    Remote {
+        /// The layer's blob.
+        blob: Digest,
+        /// What is wrong.
+        reason: String,
+        /// Whether it was removed, to be made anew when it is needed.
+        repaired: bool,
+    },
     /// An image's manifest is no blob of the store.
     NoManifest {
         /// The manifest.

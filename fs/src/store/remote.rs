@@ -138,7 +138,10 @@ impl Store {
     }
 
     /// The blobs that something is known of.
-    pub(super) fn remote_blobs(&self) -> Result<Vec<Digest>, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remote_blobs(&self) -> Result<Vec<Digest>, StoreError> {
         let directory = self.root.join(DIRECTORY);
         match directory.is_dir() {
             true => self.objects(&directory),
