@@ -31,7 +31,7 @@ fn lay_out(scene: &Scene) -> Option<()> {
 /// was committed is there, also on the next mount.
 fn run(ground: &Ground, seed: u32) {
     let journal = ["wal", "delete", "wal", "truncate", "wal", "persist"][seed as usize % 6];
-    let transactions = machine::either(40, 300);
+    let transactions = machine::either(40, 100);
     let options = format!("--upper run{seed}");
     let load = format!(
         "MICA_TEST_LONG={} ORIGINAL=ctx/db python3 database.py load m/data/db model/{seed} {seed} {journal} {transactions}",
