@@ -12,7 +12,7 @@ use mica_fs::store::{Store, StoreError};
 use crate::archive::{self, ArchiveFormat, Archived, Coding, Existing, Input, LoadError, SaveError, parts};
 use crate::image::{self, Descriptor, Image, ImageConfig, ImageError, Index, MediaTypes, Platform};
 use crate::pull::{self, Naming, Pull, PullError, PullEvent};
-use crate::push::{Push, PushError, PushEvent};
+use crate::push::{self, Push, PushError, PushEvent};
 use crate::reference::{InvalidReference, Reference};
 use crate::registry::{Client, FetchedManifest, Reading, RegistryError, RemoteImageError, read};
 
@@ -318,8 +318,16 @@ impl Copy<'_> {
                 level: None,
             },
         };
-        let push = Push::new(store, self.destination, coding, &listener);
-        let pushed = push.push(&image, name)?;
+        let own_types = MediaTypes::of(image.manifest.media_type());
+        if self.digests == Digests::Stay && self.media_types.is_some_and(|types| types != own_types) {
+            let (name, reason) = (text.to_owned(), "--format asks for another manifest");
+            return Err(CopyError::Changed { name, reason });
+        }
+        let form = push::Form {
+            media_types: self.media_types,
+            ..coding.into()
+        };
+        let pushed = Push::new(store, self.destination, form, &listener).push(&image, name)?;
         Ok(Copied {
             digest: pushed.manifest.digest,
             was_there: pushed.was_there,

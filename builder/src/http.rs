@@ -132,14 +132,16 @@ type AgentKey = (bool, Option<String>);
 pub struct Client {
     agents: Mutex<BTreeMap<AgentKey, Agent>>,
     trust: Trust,
+    /// How long a server may be silent, if not [`SILENCE_TIMEOUT`].
+    patience: Option<Duration>,
 }
 
 impl Client {
     /// A client that trusts others than those of the system, or comes with a certificate of its own.
     pub fn new(trust: Trust) -> Self {
         Self {
-            agents: Mutex::default(),
             trust,
+            ..Self::default()
         }
     }
 
@@ -279,6 +281,7 @@ impl Client {
                 source: Box::new(source),
             })
         });
+        let silence = self.patience.unwrap_or(SILENCE_TIMEOUT);
         let config = Agent::config_builder()
             .tls_config(self.trust.config(tls)?)
             .proxy(proxy.transpose()?)
@@ -289,8 +292,9 @@ impl Client {
             // What is fetched is kept as it is, whatever it is compressed with.
             .accept_encoding("identity")
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(SILENCE_TIMEOUT))
-            .timeout_per_read(Some(SILENCE_TIMEOUT));
+            .timeout_recv_response(Some(silence))
+            .timeout_per_read(Some(silence))
+            .timeout_per_write(Some(silence));
         Ok(config.build().new_agent())
     }
 }

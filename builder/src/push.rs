@@ -48,11 +48,13 @@ pub enum PushError {
         /// Where it was looked for.
         repository: String,
     },
-    /// A name that cannot be pushed to.
-    #[error("{name} has a digest and no tag: an image is pushed to a tag")]
-    Untagged {
-        /// The name.
-        name: String,
+    /// A name with another digest than the image's.
+    #[error("the image has the digest {found}, and cannot be pushed as {wanted}")]
+    OtherDigest {
+        /// The digest in the name.
+        wanted: Digest,
+        /// The image's.
+        found: Digest,
     },
     /// The image is not what it should be.
     #[error(transparent)]
@@ -72,7 +74,7 @@ impl PushError {
                 Some("pull the image again, or push to the registry that it came from".to_owned())
             }
             Self::Layer { .. } => Some("`mica fsck` tells whether the store is damaged".to_owned()),
-            Self::Untagged { .. } | Self::Store(_) => None,
+            Self::OtherDigest { .. } | Self::Store(_) => None,
         }
     }
 }
@@ -102,11 +104,41 @@ pub enum PushEvent {
 /// Takes events, from several threads at once.
 pub type Listener<'a> = &'a (dyn Fn(PushEvent) + Sync);
 
+/// In which form images are pushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Form {
+    /// How layers are compressed.
+    pub coding: Coding,
+    /// Whose media types the manifest has; as it is if `None`.
+    pub media_types: Option<MediaTypes>,
+    /// What the image is called.
+    pub naming: Naming,
+}
+
+/// What an image is called in its registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Naming {
+    /// By the tag of the name, or by its digest, which must be the image's.
+    Name,
+    /// By its digest alone: no tag becomes another's.
+    Digest,
+}
+
+impl From<Coding> for Form {
+    fn from(coding: Coding) -> Self {
+        Self {
+            coding,
+            media_types: None,
+            naming: Naming::Name,
+        }
+    }
+}
+
 /// How to push.
 pub struct Push<'a> {
     store: &'a Store,
     client: &'a Client,
-    coding: Coding,
+    form: Form,
     listener: Listener<'a>,
     /// What is known to be in a repository.
     there: Mutex<BTreeSet<(String, Digest)>>,
@@ -129,12 +161,12 @@ pub const CODING: Coding = Coding {
 };
 
 impl<'a> Push<'a> {
-    /// Pushes out of `store`; layers that have to be compressed are so by `coding`.
-    pub fn new(store: &'a Store, client: &'a Client, coding: Coding, listener: Listener<'a>) -> Self {
+    /// Pushes out of `store`, in the form `form`.
+    pub fn new(store: &'a Store, client: &'a Client, form: impl Into<Form>, listener: Listener<'a>) -> Self {
         Self {
             store,
             client,
-            coding,
+            form: form.into(),
             listener,
             there: Mutex::default(),
         }
@@ -145,22 +177,17 @@ impl<'a> Push<'a> {
     /// # Errors
     /// [`PushError`].
     pub fn push(&self, image: &Image, to: &Reference) -> Result<Pushed, PushError> {
-        let (Some(tag), None) = (to.tag(), to.digest()) else {
-            let name = to.familiar();
-            return Err(PushError::Untagged { name });
-        };
         let mut layers = Vec::new();
         for (id, came) in image.layers().iter().zip(&image.manifest.layers) {
-            layers.push(Outgoing::new(self.store, self.coding, id, came)?);
+            layers.push(Outgoing::new(self.store, self.coding_of(came), id, came)?);
         }
         let stored = layers.iter().map(|layer| &layer.stored);
         let announced = stored.map(|layer| (layer.digest, layer.size)).collect();
         (self.listener)(PushEvent::Begun(to.repository(), announced));
         let config = Outgoing::as_it_is(image.manifest.config.clone());
         let repository = self.repository(to, &config, &layers)?;
-        let name = ManifestName::Tag(tag);
         if let Some(manifest) = self.foreseen(image, &layers)?
-            && repository.manifest_digest(name)? == Some(manifest.digest)
+            && repository.manifest_digest(self.name(to, manifest.digest)?)? == Some(manifest.digest)
         {
             for layer in &layers {
                 self.tell(layer, LayerState::Exists);
@@ -172,11 +199,35 @@ impl<'a> Push<'a> {
         }
         let sent = self.blobs(&repository, &config, &layers)?;
         let (manifest, bytes) = self.manifest(image, sent)?;
+        let name = self.name(to, manifest.digest)?;
         repository.put_manifest(name, &manifest.media_type, &bytes)?;
         Ok(Pushed {
             manifest,
             was_there: false,
         })
+    }
+
+    /// What the manifest with this digest is to be called.
+    fn name<'n>(&self, to: &'n Reference, found: Digest) -> Result<ManifestName<'n>, PushError> {
+        match (self.form.naming, ManifestName::of(to)) {
+            (Naming::Digest, _) => Ok(ManifestName::Digest(found)),
+            (Naming::Name, ManifestName::Digest(wanted)) if wanted != found => {
+                Err(PushError::OtherDigest { wanted, found })
+            }
+            (Naming::Name, name) => Ok(name),
+        }
+    }
+
+    /// How a layer is compressed: Docker's media types have none for zstd.
+    fn coding_of(&self, came: &Descriptor) -> Coding {
+        let is_zstd = came.media_type.ends_with("zstd");
+        match self.form.media_types {
+            Some(MediaTypes::Docker) if is_zstd => Coding {
+                existing: Existing::Recode,
+                ..self.form.coding
+            },
+            _ => self.form.coding,
+        }
     }
 
     /// Pushes a manifest with these layers of the store and a configuration of any kind.
@@ -196,7 +247,7 @@ impl<'a> Push<'a> {
         for id in layers {
             let size = self.store.layer(id)?.index().tar_size();
             let plain = Descriptor::new(OCI_LAYER, id.0, size);
-            outgoing.push(Outgoing::new(self.store, self.coding, id, &plain)?);
+            outgoing.push(Outgoing::new(self.store, self.form.coding, id, &plain)?);
         }
         let stored = outgoing.iter().map(|layer| &layer.stored);
         let announced = stored.map(|layer| (layer.digest, layer.size)).collect();
@@ -247,11 +298,18 @@ impl<'a> Push<'a> {
     /// The manifest with these layers: as it is in the store, if nothing in it changes.
     fn manifest(&self, image: &Image, layers: Vec<Descriptor>) -> Result<(Descriptor, Vec<u8>), PushError> {
         let own = &image.manifest;
-        let (media_type, bytes) = if layers == own.layers {
+        let own_types = MediaTypes::of(own.media_type());
+        let is_same = layers == own.layers;
+        let types = match self.form.media_types {
+            Some(types) => types,
+            None if is_same => own_types,
+            None => MediaTypes::Oci,
+        };
+        let (media_type, bytes) = if is_same && types == own_types {
             let bytes = self.store.read_blob(&image.manifest_digest, MANIFEST_LIMIT)?;
             (own.media_type().to_owned(), bytes)
         } else {
-            let manifest = own.rewritten(layers, MediaTypes::Oci);
+            let manifest = own.rewritten(layers, types);
             (manifest.media_type().to_owned(), image::to_json(&manifest))
         };
         let mut descriptor = Descriptor::new(&media_type, Digest::of(&bytes), bytes.len() as u64);

@@ -213,6 +213,121 @@ fn an_upload_goes_on_where_it_broke_off() {
 }
 
 #[test]
+fn an_upload_that_the_registry_gave_up_begins_anew() {
+    const SIZE: usize = 3 << 20;
+    let Some(registry) = Registry::start() else { return };
+    let proxy = Proxy::before(&registry);
+    let layer = layer("a", SIZE);
+    for (scene, image) in [
+        (came(std::slice::from_ref(&layer)), "came:1"),
+        (made(std::slice::from_ref(&layer)), "made:1"),
+    ] {
+        proxy.heal();
+        proxy.clear_log();
+        // docker-registry forgets an upload whose bytes break off in the middle. Of every attempt a part arrives.
+        proxy.fault("PATCH", "/a/", 4, Fault::CutRequest(1 << 20));
+        let name = proxy.name(&format!("a/{image}"));
+        push(&scene, image, &name).ok();
+        is_pulled(&scene, image, &name);
+    }
+}
+
+#[test]
+fn every_repository_that_may_have_a_blob_is_asked_for_it() {
+    let Some(registry) = Registry::start() else { return };
+    let proxy = Proxy::before(&registry);
+    let scene = came(&[layer("a", 200_000)]);
+    for name in ["a:1", "b:1", "c:1"] {
+        push(&scene, "came:1", &proxy.name(name)).ok();
+    }
+    // Two of three have nothing to give: one is not for everyone, the other has lost it.
+    proxy.clear_log();
+    proxy.fault("POST", "/d/", 1, Fault::Answer("403 Forbidden", vec![]));
+    push(&scene, "came:1", &proxy.name("d:1")).ok().says("Mounted");
+    assert_eq!(proxy.count("PATCH", Kind::Upload), 0, "{:?}", proxy.log());
+    assert_eq!(registry.uploads("d"), Vec::<u64>::new());
+    assert_eq!(registry.tagged("a", "1"), registry.tagged("d", "1"));
+}
+
+#[test]
+fn the_media_types_are_those_asked_for() {
+    let Some(registry) = Registry::start() else { return };
+    let docker = "application/vnd.docker";
+    let kinds = |repository: &str| {
+        let manifest = registry.manifest(repository, "1");
+        let text = |value: &serde_json::Value| value["mediaType"].as_str().unwrap_or_default().to_owned();
+        [
+            text(&manifest),
+            text(&manifest["config"]),
+            text(&manifest["layers"][0]),
+        ]
+    };
+    let expected = [
+        format!("{docker}.distribution.manifest.v2+json"),
+        format!("{docker}.container.image.v1+json"),
+        format!("{docker}.image.rootfs.diff.tar.gzip"),
+    ];
+    let scene = made(&[layer("a", 100_000), layer("b", 1000)]);
+    push(&scene, "made:1", &registry.name("docker:1"))
+        .arg("--format=v2s2")
+        .ok();
+    assert_eq!(kinds("docker"), expected);
+    is_pulled(&scene, "made:1", &registry.name("docker:1"));
+    push(&scene, "made:1", &registry.name("oci:1"))
+        .args(["--format", "oci"])
+        .ok();
+    assert!(
+        kinds("oci").iter().all(|kind| kind.contains(".oci.")),
+        "{:?}",
+        kinds("oci")
+    );
+    // What came in Docker's words leaves in them, unless OCI's are asked for.
+    let user = Scene::new();
+    user.mica(["pull", "-q", &registry.name("docker:1")]).ok();
+    push(&user, &registry.name("docker:1"), &registry.name("again:1")).ok();
+    assert_eq!(registry.tagged("docker", "1"), registry.tagged("again", "1"));
+    push(&user, &registry.name("docker:1"), &registry.name("other:1"))
+        .arg("--format=oci")
+        .ok();
+    assert!(
+        kinds("other").iter().all(|kind| kind.contains(".oci.")),
+        "{:?}",
+        kinds("other")
+    );
+    // Docker has no word for zstd.
+    push(&scene, "made:1", &registry.name("zstd:1"))
+        .arg("--compression=zstd")
+        .ok();
+    user.mica(["pull", "-q", &registry.name("zstd:1")]).ok();
+    push(&user, &registry.name("zstd:1"), &registry.name("recoded:1"))
+        .arg("--format=v2s2")
+        .ok();
+    assert_eq!(kinds("recoded"), expected);
+    is_pulled(&user, &registry.name("zstd:1"), &registry.name("recoded:1"));
+    push(&scene, "made:1", "x")
+        .args(["--format=v2s2", "--compression=zstd"])
+        .exits(2);
+}
+
+#[test]
+fn an_image_is_pushed_by_its_digest() {
+    let Some(registry) = Registry::start() else { return };
+    let scene = made(&[layer("a", 1000)]);
+    let name = registry.name("a");
+    let said = push(&scene, "made:1", &name)
+        .args(["--by-digest", "-q", "--digestfile", "digest"])
+        .ok()
+        .answer();
+    let digest = scene.read("digest");
+    assert_eq!(said, format!("{name}@{digest}"));
+    assert_eq!(registry.tagged("a", "latest"), None);
+    is_pulled(&scene, "made:1", &said);
+    push(&scene, "made:1", &said).ok().says("already exists");
+    let wrong = format!("{name}@sha256:{}", "0".repeat(64));
+    push(&scene, "made:1", &wrong).fails().says("cannot be pushed as");
+}
+
+#[test]
 fn a_registry_may_crash_and_come_back_during_a_push() {
     let Some(registry) = Registry::start() else { return };
     let registry = Arc::new(registry);
@@ -398,7 +513,7 @@ fn a_damaged_layer_is_not_pushed() {
 
 #[test]
 fn other_tools_run_what_mica_pushed() {
-    if machine::programs(&["skopeo", "umoci", "buildah"]).is_none() {
+    if machine::programs(&["skopeo", "umoci", "buildah", "podman"]).is_none() {
         return;
     }
     let Some(registry) = Registry::start() else { return };
@@ -442,6 +557,7 @@ fn other_tools_run_what_mica_pushed() {
         buildah(&["rm", &container]);
     }
     // And what they push is run by mica.
+    theirs_are_run();
     let other = registry.name("theirs:1");
     let copy = [
         "--insecure-policy",
@@ -457,4 +573,67 @@ fn other_tools_run_what_mica_pushed() {
     let user = Scene::as_root().expect("it was there before");
     user.mica(["pull", "-q", &other]).ok();
     user.mica(["run", "--rm", &other]).ok().says("pushed");
+}
+
+/// Images that podman, buildah, skopeo and umoci push, in each form that they have, are pulled and run by mica.
+fn theirs_are_run() {
+    let scene = Scene::as_root().expect("it was there before");
+    scene
+        .mica(["save", "--format=oci-dir", "-o", "layout", "base"])
+        .ok();
+    let run = |program: &str, args: &[&str]| tool(program, scene.directory()).args(args).ok();
+    let runs = |registry: &Registry, kind: &str, suffix: &str| {
+        let name = registry.name("theirs:1");
+        let manifest = registry.manifest("theirs", "1");
+        let layer = manifest["layers"][0]["mediaType"].as_str().unwrap_or_default();
+        assert!(layer.contains(kind) && layer.ends_with(suffix), "{manifest}");
+        scene.mica(["pull", "-q", &name]).ok();
+        let said = scene
+            .mica(["run", "--rm", &name, "sh", "-c", "echo $((6 * 7))"])
+            .ok();
+        assert_eq!(said.answer(), "42", "{manifest}");
+        scene.config(&name)["Env"].to_string()
+    };
+    // Each to a registry of its own: these tools remember what another has, in whatever form.
+    let fresh = || Registry::start().expect("one was there before");
+    // umoci writes layouts; skopeo carries them.
+    run(
+        "umoci",
+        &["config", "--image", "layout:latest", "--config.env", "BY=umoci"],
+    );
+    let skopeo = ["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"];
+    for (format, compression, kind) in [
+        ("oci", "gzip", ".oci."),
+        ("oci", "zstd", ".oci."),
+        ("v2s2", "gzip", ".docker."),
+    ] {
+        let registry = fresh();
+        let to = format!("docker://{}", registry.name("theirs:1"));
+        let form = ["--format", format, "--dest-compress-format", compression];
+        run(
+            "skopeo",
+            &[&skopeo[..], &form, &["oci:layout:latest", &to]].concat(),
+        );
+        assert!(runs(&registry, kind, compression).contains("BY=umoci"));
+    }
+    for (program, options, kind, suffix) in [
+        ("buildah", &["--format=v2s2"][..], ".docker.", "gzip"),
+        (
+            "buildah",
+            &["--format=oci", "--compression-format=zstd"],
+            ".oci.",
+            "zstd",
+        ),
+        ("podman", &["--format=oci"], ".oci.", "gzip"),
+    ] {
+        let registry = fresh();
+        let storage = ["--root=storage", "--runroot=runroot", "--storage-driver=vfs"];
+        let work = |args: &[&str]| run(program, &[&storage[..], args].concat());
+        work(&["pull", "-q", "oci:layout:latest"]);
+        let ids = work(&["images", "-q"]).answer();
+        let id = ids.lines().next().expect("an image").to_owned();
+        let to = format!("docker://{}", registry.name("theirs:1"));
+        work(&[&["push", "-q", "--tls-verify=false"], options, &[&id, &to]].concat());
+        runs(&registry, kind, suffix);
+    }
 }

@@ -146,3 +146,33 @@ fn proxies_come_from_the_environment() {
         assert_eq!(of("https://a.example/x", &variables).is_none(), direct, "{hosts}");
     }
 }
+
+#[test]
+fn a_server_that_stops_reading_is_not_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = Url::parse(&format!("http://{}/file", listener.local_addr().unwrap())).unwrap();
+    let (ended, end) = std::sync::mpsc::channel::<()>();
+    let server = thread::spawn(move || {
+        let (_unread, _) = listener.accept().unwrap();
+        // Until the client has given up.
+        let _ = end.recv();
+    });
+    let client = Client {
+        patience: Some(Duration::from_millis(200)),
+        ..Client::default()
+    };
+    let mut endless = std::io::repeat(7);
+    let request = Request {
+        method: Method::Patch,
+        url: &url,
+        headers: &[],
+        body: Body::Stream(&mut endless, None),
+    };
+    let error = client
+        .exchange(request)
+        .map(|response| response.status)
+        .unwrap_err();
+    assert!(error.is_passing(), "{error}");
+    drop(ended);
+    server.join().unwrap();
+}

@@ -2,7 +2,8 @@
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 
 use mica_fs::digest::{DiffId, Digest, Verifying};
 use mica_fs::store::{Store, StoreError};
@@ -11,7 +12,10 @@ use super::{LayerState, Push, PushError, lock};
 use crate::archive::{Coding, Existing};
 use crate::compress::{self, Algorithm};
 use crate::image::{Descriptor, OCI_LAYER};
-use crate::registry::{Begun, Content, Mounted, Repository};
+use crate::registry::{Begun, Content, Mounted, RegistryError, Repository};
+
+/// How much of a layer keeps one processor busy, in bytes.
+const PART: u64 = 1 << 20;
 
 /// A blob of the store, and the form in which it leaves.
 pub(crate) struct Outgoing {
@@ -118,8 +122,7 @@ impl Recipe {
 pub(super) struct Sender<'a> {
     push: &'a Push<'a>,
     repository: &'a Repository,
-    /// Held by who compresses: one layer at a time has all processors, and the others' memory.
-    compressor: Mutex<()>,
+    compressor: Gate,
 }
 
 impl<'a> Sender<'a> {
@@ -127,7 +130,7 @@ impl<'a> Sender<'a> {
         Self {
             push,
             repository,
-            compressor: Mutex::default(),
+            compressor: Gate::new(),
         }
     }
 
@@ -173,22 +176,36 @@ impl<'a> Sender<'a> {
             self.push.tell(blob, LayerState::Exists);
             return Ok(Found::There);
         }
-        // Of several the first will do: if that has lost the blob, it is sent.
-        let Some(source) = self
-            .push
-            .mount_sources(self.repository, digest)?
-            .into_iter()
-            .next()
-        else {
-            return Ok(Found::Not(None));
-        };
-        match self.repository.mount_blob(digest, &source)? {
-            Mounted::Yes => {
-                self.is_there(digest);
-                self.push.tell(blob, LayerState::Mounted(source));
-                Ok(Found::There)
+        // One may have lost the blob, or not be for everyone.
+        let sources = self.push.mount_sources(self.repository, digest)?;
+        let mut upload = None;
+        for source in sources.into_iter().take(super::MAX_MOUNT_SOURCES) {
+            match self.repository.mount_blob(digest, &source) {
+                Ok(Mounted::Yes) => {
+                    self.abandon(upload);
+                    self.is_there(digest);
+                    self.push.tell(blob, LayerState::Mounted(source));
+                    return Ok(Found::There);
+                }
+                Ok(Mounted::No(begun)) => self.abandon(upload.replace(begun)),
+                Err(
+                    error @ RegistryError::Refused {
+                        status: 401 | 403 | 404,
+                        ..
+                    },
+                ) => {
+                    tracing::info!(%error, %source, "no mount");
+                }
+                Err(error) => return Err(error.into()),
             }
-            Mounted::No(begun) => Ok(Found::Not(Some(begun))),
+        }
+        Ok(Found::Not(upload))
+    }
+
+    /// Ends an upload that nothing is sent in.
+    fn abandon(&self, upload: Option<Begun>) {
+        if let Some(upload) = upload {
+            self.repository.cancel(upload);
         }
     }
 
@@ -212,8 +229,8 @@ impl<'a> Sender<'a> {
                 repository: self.repository.name().to_owned(),
             });
         };
-        let coding = match self.push.coding.algorithm() {
-            Some(_) => self.push.coding,
+        let coding = match self.push.form.coding.algorithm() {
+            Some(_) => self.push.form.coding,
             None => super::CODING,
         };
         let algorithm = coding.algorithm().unwrap_or(Algorithm::GZIP);
@@ -226,14 +243,15 @@ impl<'a> Sender<'a> {
         recipe: &Recipe,
         begun: Option<Begun>,
     ) -> Result<Descriptor, PushError> {
-        let _turn = lock(&self.compressor);
         let store = self.push.store;
         let id = blob.diff_id.unwrap_or(DiffId(blob.stored.digest));
         let read = Arc::new(AtomicU64::new(0));
+        let size = store.layer(&id)?.index().tar_size();
+        let _turn = self.compressor.pass(size);
         let packed = Packed {
             store,
             layer: id,
-            size: store.layer(&id)?.index().tar_size(),
+            size,
             algorithm: recipe.algorithm,
             read: read.clone(),
         };
@@ -244,6 +262,45 @@ impl<'a> Sender<'a> {
         let sent = self.upload(blob, &packed, begun, &progress)?;
         store.note_compressed(&id, &recipe.coding, sent)?;
         Ok(recipe.descriptor(sent))
+    }
+}
+
+/// Lets layers be compressed side by side as long as there are processors for them: a small one needs one, a large one
+/// all, and the others' memory.
+struct Gate {
+    processors: u64,
+    free: Mutex<u64>,
+    freed: Condvar,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let processors = thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        Self {
+            processors,
+            free: Mutex::new(processors),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits until a layer of that size, in bytes, may be compressed, which it may until the result is dropped.
+    fn pass(&self, size: u64) -> Turn<'_> {
+        let wanted = (size / PART + 1).min(self.processors);
+        let free = self.freed.wait_while(lock(&self.free), |free| *free < wanted);
+        *free.unwrap_or_else(PoisonError::into_inner) -= wanted;
+        Turn { gate: self, wanted }
+    }
+}
+
+struct Turn<'a> {
+    gate: &'a Gate,
+    wanted: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.gate.free) += self.wanted;
+        self.gate.freed.notify_all();
     }
 }
 
@@ -307,5 +364,27 @@ impl<R: Read> Read for Counting<R> {
         let n = self.from.read(buffer)?;
         self.read.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_layers_share_the_processors_and_a_large_one_has_all() {
+        let gate = Gate {
+            processors: 2,
+            free: Mutex::new(2),
+            freed: Condvar::new(),
+        };
+        let small = [gate.pass(0), gate.pass(PART - 1)];
+        assert_eq!(*lock(&gate.free), 0);
+        thread::scope(|scope| {
+            let large = scope.spawn(|| drop(gate.pass(100 * PART)));
+            drop(small);
+            large.join().unwrap();
+        });
+        assert_eq!(*lock(&gate.free), 2);
     }
 }

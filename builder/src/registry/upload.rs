@@ -76,6 +76,16 @@ impl Repository {
         }
     }
 
+    /// Ends an upload in which nothing is going to be sent. A registry that does not listen forgets it by itself.
+    pub fn cancel(&self, begun: Begun) {
+        let about = self.about_upload(None);
+        let mut call = Call::new(Method::Delete, "", &about);
+        call.target = Target::Url(&begun.location);
+        if let Err(error) = self.call(&mut call) {
+            tracing::debug!(%error, "an upload was left");
+        }
+    }
+
     /// Sends a blob, in `begun` if there is one already. `progress` hears how many bytes the registry may have by now,
     /// which can be fewer than before. Returns the digest and the size.
     ///

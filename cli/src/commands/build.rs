@@ -189,9 +189,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     for note in notes {
         progress.note(&note);
     }
-    let push = |image: &Image, name: &Reference, coding| {
+    let push = |image: &Image, name: &Reference, form| {
         let hears = |event| push::show(&transfers, event);
-        let pushed = Push::new(store, &client, coding, &hears).push(image, name);
+        let pushed = Push::new(store, &client, form, &hears).push(image, name);
         transfers.end();
         let pushed = pushed.map_err(|e| with_hint(e.hint(), e));
         Ok(pushed

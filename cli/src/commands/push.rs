@@ -1,16 +1,20 @@
 //! `mica push`.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use mica_builder::archive::{Coding, Compression, Existing};
-use mica_builder::image::Image;
-use mica_builder::push::{LayerState, Push, PushEvent, Pushed};
+use mica_builder::image::{Image, MediaTypes};
+use mica_builder::push::{Form, LayerState, Naming, Push, PushEvent, Pushed};
 use mica_builder::reference::Reference;
 use mica_builder::solver::Stop;
 use mica_fs::store::Store;
 
 use crate::commands::build::with_hint;
+use crate::commands::copy::ManifestFormat;
 use crate::commands::save::CompressionChoice;
 use crate::config::Context;
 use crate::diagnostic::usage_error;
@@ -27,6 +31,7 @@ use crate::signals;
     mica push registry.example.com:5000/app:1.0\n  \
     mica push app quay.io/me/app:latest\n  \
     mica push --all-tags quay.io/me/app\n  \
+    mica push --by-digest app quay.io/me/app\n  \
     mica push --compression zstd --force-compression quay.io/me/app")]
 pub struct Args {
     /// Push all tags that the store has of the repository
@@ -48,6 +53,18 @@ pub struct Args {
     /// Compress layers anew that came compressed
     #[arg(long)]
     force_compression: bool,
+
+    /// The form of the manifest [default: as it is; OCI's for what was made here]
+    #[arg(long, short, value_name = "FORMAT")]
+    format: Option<ManifestFormat>,
+
+    /// Give the image no tag: it is there by its digest alone
+    #[arg(long)]
+    by_digest: bool,
+
+    /// Write the digest of what was pushed to a file
+    #[arg(long, value_name = "FILE", conflicts_with = "all_tags")]
+    digestfile: Option<PathBuf>,
 
     #[command(flatten)]
     registry: Options,
@@ -73,7 +90,19 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         true => Existing::Recode,
         false => Existing::Keep,
     };
-    let coding = coding(args.compression, args.compression_level, existing)?;
+    let form = Form {
+        coding: coding(args.compression, args.compression_level, existing)?,
+        media_types: args.format.map(MediaTypes::from),
+        naming: match args.by_digest {
+            true => Naming::Digest,
+            false => Naming::Name,
+        },
+    };
+    if form.media_types == Some(MediaTypes::Docker) && form.coding.compression == Compression::Zstd {
+        return Err(usage_error(
+            "--format v2s2 has no zstd: choose gzip, or --format oci",
+        ));
+    }
     let images = match args.all_tags {
         true => all_tags(&store, &args.image)?,
         false => vec![one(&store, &args.image, args.destination.as_deref())?],
@@ -83,13 +112,17 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         false => Shown::Bars,
     });
     let listener = |event| show(&transfers, event);
-    let push = Push::new(&store, &client, coding, &listener);
+    let push = Push::new(&store, &client, form, &listener);
     signals::stopping(&stop, || {
         for (image, reference) in &images {
             let pushed = push.push(image, reference);
             transfers.end();
             let pushed = pushed.map_err(|e| with_hint(e.hint(), e))?;
-            context.print(&result(reference, &pushed, args.quiet))?;
+            context.print(&result(reference, &pushed, &args))?;
+            if let Some(path) = &args.digestfile {
+                let text = pushed.manifest.digest.to_string();
+                fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     })?
@@ -148,12 +181,17 @@ pub fn coding(
 }
 
 /// What is told at the end, as docker tells it.
-fn result(reference: &Reference, pushed: &Pushed, quiet: bool) -> String {
-    if quiet {
-        return format!("{reference}\n");
-    }
+fn result(reference: &Reference, pushed: &Pushed, args: &Args) -> String {
     let manifest = &pushed.manifest;
-    let tag = reference.tag().unwrap_or_default();
+    match (args.quiet, args.by_digest) {
+        (true, true) => return format!("{}@{}\n", reference.repository(), manifest.digest),
+        (true, false) => return format!("{reference}\n"),
+        (false, _) => {}
+    }
+    let tag = reference
+        .tag()
+        .filter(|_| !args.by_digest && reference.digest().is_none());
+    let tag = tag.unwrap_or("no tag");
     format!("{tag}: digest: {} size: {}\n", manifest.digest, manifest.size)
 }
 

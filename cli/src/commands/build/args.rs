@@ -143,7 +143,7 @@ pub struct OutputArgs {
     /// nothing.
     ///
     /// For images: compression=gzip|zstd|uncompressed, compression-level=N, force-compression=true (also for layers
-    /// that came compressed), oci-mediatypes=false, annotation.NAME=VALUE, rewrite-timestamp=true (no file is newer
+    /// that came compressed), oci-mediatypes=false, push=true, push-by-digest=true, annotation.NAME=VALUE, rewrite-timestamp=true (no file is newer
     /// than SOURCE_DATE_EPOCH).
     #[arg(long, short, value_name = "SPEC")]
     pub output: Vec<String>,
@@ -152,7 +152,7 @@ pub struct OutputArgs {
     #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub load: Option<bool>,
 
-    /// To a registry: not supported yet
+    /// To the registries that the image's names say, besides where --output says
     #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub push: Option<bool>,
 

@@ -5,12 +5,12 @@ use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 
 use anyhow::Context as _;
-use mica_builder::archive::{self, Coding, Entry};
+use mica_builder::archive::{self, Entry};
 use mica_builder::epoch::Epoch;
 use mica_builder::export::{self, Manner, Owners};
 use mica_builder::image::{Descriptor, Image};
 use mica_builder::product::Product;
-use mica_builder::push::CODING;
+use mica_builder::push::Form;
 use mica_builder::reference::Reference;
 use mica_fs::store::Store;
 use serde_json::json;
@@ -74,8 +74,8 @@ pub fn deliver(
         }
     }
     let pushes = std::mem::take(&mut delivery.pushes);
-    for (name, image, coding) in &pushes {
-        let descriptor = push(image, name, *coding)?;
+    for (name, image, form) in &pushes {
+        let descriptor = push(image, name, *form)?;
         progress.note(&format!("pushed {} ({})", name.familiar(), descriptor.digest));
         // What the registry has is what others are told of.
         if let Some(delivered) = &mut delivery.delivered {
@@ -104,11 +104,11 @@ struct Delivery<'a> {
     progress: &'a Progress,
     delivered: Option<Delivered>,
     tags: Vec<(Reference, Image)>,
-    pushes: Vec<(Reference, Image, Coding)>,
+    pushes: Vec<(Reference, Image, Form)>,
 }
 
 /// Pushes an image to a name; returns what the registry has.
-pub type Pusher<'a> = &'a dyn Fn(&Image, &Reference, Coding) -> anyhow::Result<Descriptor>;
+pub type Pusher<'a> = &'a dyn Fn(&Image, &Reference, Form) -> anyhow::Result<Descriptor>;
 
 impl Delivery<'_> {
     fn store(&mut self, form: &ImageForm) -> anyhow::Result<()> {
@@ -134,11 +134,11 @@ impl Delivery<'_> {
 
     fn deliver(&mut self, form: &ImageForm, image: Image) -> anyhow::Result<()> {
         if form.push {
-            let coding = form.coding.unwrap_or(CODING);
+            let pushed = form.pushed();
             let pushes = form
                 .names
                 .iter()
-                .map(|name| (name.clone(), image.clone(), coding));
+                .map(|name| (name.clone(), image.clone(), pushed));
             self.pushes.extend(pushes);
         }
         let size = self.store.read_blob(&image.manifest_digest, u64::MAX)?.len();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use mica_builder::archive::{ArchiveFormat, Coding, Compression, Existing, Settings};
 use mica_builder::image::MediaTypes;
+use mica_builder::push;
 use mica_builder::reference::Reference;
 
 use super::annotation::Annotations;
@@ -42,6 +43,8 @@ pub struct ImageForm {
     pub media_types: MediaTypes,
     /// Whether it goes to the registries that its names say as well.
     pub push: bool,
+    /// Whether it gets no tags there.
+    pub by_digest: bool,
 }
 
 /// An archive of the image.
@@ -76,6 +79,18 @@ pub enum Place {
 }
 
 impl ImageForm {
+    /// The form in which it is pushed.
+    pub fn pushed(&self) -> push::Form {
+        push::Form {
+            media_types: (self.media_types == MediaTypes::Docker).then_some(MediaTypes::Docker),
+            naming: match self.by_digest {
+                true => push::Naming::Digest,
+                false => push::Naming::Name,
+            },
+            ..self.coding.unwrap_or(push::CODING).into()
+        }
+    }
+
     /// The settings of an archive of that form.
     pub fn settings(&self, format: ArchiveFormat) -> Settings {
         Settings {
@@ -135,6 +150,9 @@ pub fn outputs(args: &OutputArgs, image: &ImageArgs) -> anyhow::Result<Vec<Outpu
         push(&mut all, common)?;
     }
     for (i, output) in all.iter().enumerate() {
+        if output.form().is_some_and(|form| form.by_digest && !form.push) {
+            return Err(usage_error("push-by-digest is for what is pushed: add push=true"));
+        }
         if let Some(place) = output.place()
             && all[..i].iter().any(|other| other.place() == Some(place))
         {
@@ -253,6 +271,15 @@ impl Output {
         Ok(output)
     }
 
+    /// The form of an image.
+    fn form(&self) -> Option<&ImageForm> {
+        match self {
+            Self::Store(form) | Self::Registry(form) => Some(form),
+            Self::Archive(archive) => Some(&archive.form),
+            Self::Files(_) | Self::Nothing => None,
+        }
+    }
+
     /// Where it goes, unless that is the store or nowhere.
     pub fn place(&self) -> Option<&Place> {
         match self {
@@ -282,9 +309,7 @@ fn image(fields: &mut Fields, text: &str, common: &ImageForm) -> anyhow::Result<
         }
     }
     form.push = fields.boolean("push")? == Some(true);
-    if fields.boolean("push-by-digest")? == Some(true) {
-        return Err(fields.wrong("push-by-digest is not supported: an image is pushed by its names"));
-    }
+    form.by_digest = fields.boolean("push-by-digest")? == Some(true);
     let mut own = Annotations::default();
     own.add_fields(&format!("--output {text}"), fields.beginning_with("annotation"))?;
     form.annotations.extend(&own);
@@ -423,7 +448,6 @@ mod tests {
             "type=oci,compression=uncompressed,compression-level=1",
             "type=oci,compression=zstd,oci-mediatypes=false",
             "type=image,push=true",
-            "type=image,name=a,push-by-digest=true",
             "type=image,name=UPPER",
             "type=registry",
             "type=oci,annotation-index.a=b",
@@ -450,6 +474,8 @@ mod tests {
             [Output::Files(_), Output::Store(_)]
         ));
         assert!(parse(&["--push"]).is_err(), "without a name");
+        assert!(parse(&["-o", "type=image,name=a,push-by-digest=true"]).is_err());
+        assert!(parse(&["-o", "type=registry,name=a,push-by-digest=true"]).is_ok());
         assert!(matches!(&parse(&["--push", "-t", "a"]).unwrap()[..], [Output::Store(form)] if form.push));
         assert!(matches!(
             &parse(&["--push", "-t", "a", "-o", "out"]).unwrap()[..],
