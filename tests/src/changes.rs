@@ -115,7 +115,11 @@ impl<'s> Traced<'s> {
                 let path = reason["path"].as_str().unwrap_or_default();
                 let names = reason["names"].as_array().into_iter().flatten();
                 let mut names = names.filter_map(|name| Some(format!("{path}/{}", name.as_str()?)));
-                changed.contains(path) || names.any(|path| changed.contains(&path))
+                // What a RUN of the sources has made of them has a name of its own.
+                let is_made = reason["by"]["title"]
+                    .as_str()
+                    .is_some_and(|by| by.starts_with("[sources ") && by.contains("] RUN"));
+                is_made || changed.contains(path) || names.any(|path| changed.contains(&path))
             };
             assert!(
                 !reasons.is_empty() && reasons.iter().all(is_right),

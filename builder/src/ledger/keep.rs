@@ -100,12 +100,11 @@ pub(super) fn keep(store: &Store, record: &BuildRecord) -> Result<(BuildId, Work
     Ok((BuildId(store.publish_build(&work)?), work))
 }
 
-/// Puts a record in place of the one that is there.
+/// Puts a record in place of the one that is there. Only the process does that whose build it is.
 pub(super) fn replace(store: &Store, id: BuildId, record: &BuildRecord) -> Result<(), LedgerError> {
-    let work = store.work_dir()?;
-    let new = work.path().join(FILE);
-    write(new.clone(), record)?;
     let path = store.build_directory(id.0).join(FILE);
+    let new = path.with_extension("new");
+    write(new.clone(), record)?;
     fs::rename(new, &path).map_err(|source| LedgerError::File {
         doing: "write",
         path,
