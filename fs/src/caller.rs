@@ -42,7 +42,8 @@ impl Ids {
         }
     }
 
-    fn contains(&self, id: u32) -> bool {
+    /// Whether it is the real, the effective or the saved one.
+    pub fn contains(&self, id: u32) -> bool {
         [self.real, self.effective, self.saved].contains(&id)
     }
 }
@@ -57,8 +58,10 @@ pub enum Capability {
     DacReadSearch = 2,
     Fowner = 3,
     Fsetid = 4,
+    Kill = 5,
     Setgid = 6,
     Setuid = 7,
+    SysChroot = 18,
     Mknod = 27,
     Setfcap = 31,
 }
@@ -164,11 +167,13 @@ struct Known {
 impl Callers {
     /// The credential of a process or thread; `None` if it was given none, or is no more.
     pub fn given(&self, pid: u32) -> Option<Arc<Credential>> {
-        let number = limit::locks(pid).ok()?;
-        self.known()
-            .by_number
-            .get(usize::try_from(number).ok()?)
-            .map(Arc::clone)
+        self.numbered(limit::locks(pid).ok()?)
+    }
+
+    /// The credential with this number.
+    pub fn numbered(&self, number: u64) -> Option<Arc<Credential>> {
+        let at = usize::try_from(number).ok()?;
+        self.known().by_number.get(at).map(Arc::clone)
     }
 
     /// The credential of a process or thread: root's if it was given none.

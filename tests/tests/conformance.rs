@@ -10,12 +10,20 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use mica_tests::Scene;
-use mica_tests::binary::mica;
 use mica_tests::{base, machine};
 
 #[test]
 fn builds_equal_docker_s() {
-    check(|_| mica().to_owned());
+    if let Some(scene) = Scene::as_root() {
+        check(&scene, Scene::program);
+    }
+}
+
+#[test]
+fn builds_without_subordinate_ids_equal_docker_s() {
+    if let Some(scene) = Scene::as_plain_user() {
+        check(&scene, Scene::program);
+    }
 }
 
 /// Each case is built twice, and all that the cache has of the first time is executed again and compared.
@@ -24,11 +32,12 @@ fn the_cache_has_what_the_builds_give() {
     if !machine::is_long() {
         return;
     }
-    check(|scene| {
+    let Some(scene) = Scene::as_root() else { return };
+    check(&scene, |scene| {
         let script = format!(
             "#!/bin/sh\nmica={:?}\n[ \"$1\" = build ] || exec \"$mica\" \"$@\"\nshift\n\
              \"$mica\" build \"$@\" && exec \"$mica\" build --verify-cache=100% \"$@\"\n",
-            mica().display().to_string()
+            scene.program().display().to_string()
         );
         let path = scene.write("twice", script);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -37,12 +46,11 @@ fn the_cache_has_what_the_builds_give() {
 }
 
 /// Runs the suite with a program that takes mica's arguments: it must pass as far as it is expected to.
-fn check(program: impl FnOnce(&Scene) -> PathBuf) {
+fn check(scene: &Scene, program: impl FnOnce(&Scene) -> PathBuf) {
     let Some(shared) = machine::shared() else { return };
     if machine::programs(&["python3"]).is_none() {
         return;
     }
-    let Some(scene) = Scene::as_root() else { return };
     let Some(bases) = base::archives(&shared, &["busybox", "debian"]) else {
         return;
     };
@@ -51,7 +59,7 @@ fn check(program: impl FnOnce(&Scene) -> PathBuf) {
         .command("python3")
         .arg(shared.join("conformance/run.py"))
         .args(["--tool", "mica", "--load", "--jobs", "2", "--mica"])
-        .arg(program(&scene))
+        .arg(program(scene))
         .arg("--base-dir")
         .arg(&bases)
         .arg("--json")

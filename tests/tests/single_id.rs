@@ -179,6 +179,54 @@ RUN id > w && cd / && stat -c '%u:%g %a' /home/dev /srv/d > ~/stat; ls /srv/d > 
 }
 
 #[test]
+fn processes_are_told_apart() {
+    let Some(scenes) = with_debian() else { return };
+    let user = same_layers(
+        "\
+FROM debian:bookworm-slim
+COPY <<'END' /peer.pl
+use Socket;
+socket(my $s, PF_UNIX, SOCK_STREAM, 0); bind($s, pack_sockaddr_un('/tmp/s')); listen($s, 1); chmod 0777, '/tmp/s';
+unless (fork) { $) = '33 33'; $( = 33; $< = $> = 44; socket(my $c, PF_UNIX, SOCK_STREAM, 0);
+connect($c, pack_sockaddr_un('/tmp/s')) or die $!; sysread($c, my $x, 1); exit }
+accept(my $c, $s); my ($pid, $uid, $gid) = unpack('lll', getsockopt($c, SOL_SOCKET, 17));
+printf \"%d %d %d\\n\", $pid > 1, $uid, $gid; close $c; wait
+END
+RUN perl /peer.pl > /peer; rm /tmp/s
+RUN sleep 60 & setpriv --reuid=5 --regid=6 --clear-groups sleep 60 & sleep 1; stat -c '%u:%g' /proc/$! > /proc-owner; \
+    setpriv --reuid=5 --regid=5 --clear-groups sh -c \"! kill $$ && kill $! && ! kill %1\" 2>/dev/null; echo $? > /killed
+RUN mkdir -p /r/etc /r/d && cp -a /bin /lib* /usr /r/ && ln -s /d /r/l && chroot /r sh -c 'touch /d/f && chown 3:4 /l/f && stat -c %u:%g /l/f' > /chrooted; \
+    setpriv --reuid=5 --regid=5 --clear-groups chroot /r true 2>/dev/null; echo $? >> /chrooted; stat -c %u:%g /r/d/f >> /chrooted; rm -r /r
+",
+        scenes,
+    );
+    assert_eq!(user.cat("built", "/peer"), "1 44 33\n");
+    assert_eq!(user.cat("built", "/proc-owner"), "5:6\n");
+    assert_eq!(user.cat("built", "/chrooted"), "3:4\n125\n3:4\n");
+}
+
+#[test]
+fn nothing_is_left_of_a_build_that_is_killed() {
+    let Some(user) = Scene::as_plain_user() else {
+        return;
+    };
+    user.write(
+        "ctx/Dockerfile",
+        "FROM base\nRUN touch /f && chown 5 /f && while true; do stat /f > /dev/null; done\n",
+    );
+    let program = user.program();
+    for wait in ["0.3", "0.7"] {
+        let program = program.display();
+        let build = format!("{program} build --progress=plain ctx >/dev/null 2>&1");
+        user.shell(&format!(
+            "{build} & pid=$!; sleep {wait}; kill -9 $pid; wait $pid || true"
+        ))
+        .ok();
+    }
+    user.is_clean();
+}
+
+#[test]
 fn whoever_has_no_subordinate_ids_needs_no_option() {
     let Some(user) = Scene::as_plain_user() else {
         return;

@@ -23,11 +23,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use mica_fs::caller::Callers;
+use mica_fs::caller::{Callers, Capability, Credential};
 use mica_fs::mount::Kernel;
 use mica_fs::overlay::Overlay;
 use nix::errno::Errno;
@@ -39,7 +40,7 @@ use nix::sys::stat::Mode;
 use super::error::errno_of;
 use super::sys;
 use super::{Capabilities, idmap};
-use call::{Answer, Call};
+use call::{Answer, Call, Decision};
 
 /// What the ids of a step's processes and files are known from.
 #[derive(Clone)]
@@ -132,6 +133,8 @@ struct Supervisor {
     processes: OwnedFd,
     /// Owners of files on filesystems that are not ours, by device and inode, as the step set them.
     foreign: Mutex<HashMap<(u64, u64), (u32, u32)>>,
+    /// Whether a process may have another root directory than the step's.
+    has_other_roots: AtomicBool,
 }
 
 impl Supervisor {
@@ -149,7 +152,42 @@ impl Supervisor {
             capabilities,
             processes,
             foreign: Mutex::default(),
+            // Who may do all can change it in many ways.
+            has_other_roots: AtomicBool::new(capabilities != Capabilities::Default.bits()),
         })
+    }
+
+    /// Who made a call; root, while the command is being prepared.
+    fn caller(&self, call: &Call<'_>) -> Arc<Credential> {
+        let root = || Arc::new(Credential::root(self.capabilities));
+        call.caller.clone().unwrap_or_else(root)
+    }
+
+    /// chroot: for root only, which from then on may have another root directory.
+    fn change_root(&self, call: &Call<'_>) -> Decision {
+        if !self.caller(call).has(Capability::SysChroot) {
+            return Err(Errno::EPERM);
+        }
+        self.has_other_roots.store(true, Ordering::Relaxed);
+        Ok(Answer::Continue)
+    }
+
+    /// kill of one process: kill(2) says whose.
+    fn signal(&self, call: &Call<'_>) -> Decision {
+        let caller = self.caller(call);
+        let number = call.int(0);
+        if number <= 0 || caller.has(Capability::Kill) {
+            return Ok(Answer::Continue);
+        }
+        let Some(target) = self.credential_inside(&number.to_string()) else {
+            return Ok(Answer::Continue);
+        };
+        let ours = [caller.user.real, caller.user.effective];
+        let theirs = [target.user.real, target.user.saved];
+        match ours.iter().any(|id| theirs.contains(id)) {
+            true => Ok(Answer::Continue),
+            false => Err(Errno::EPERM),
+        }
     }
 
     fn answer_all(&self) {
@@ -191,7 +229,7 @@ impl Supervisor {
     }
 
     fn answer(&self, request: &libc::seccomp_notif) {
-        let call = Call::new(request, self.listener.as_fd());
+        let call = Call::new(request, self.listener.as_fd(), &self.ids.callers);
         let answer = call.map_or(Answer::Continue, |call| self.decide(&call));
         let (val, error, flags) = match answer {
             Answer::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
@@ -221,6 +259,8 @@ impl Supervisor {
             "stat64" | "lstat64" | "fstat64" | "fstatat64" => self.status(call),
             "execve" | "execveat" => self.execute(call),
             "getsockopt" => self.peer(call),
+            "chroot" => self.change_root(call),
+            "kill" => self.signal(call),
             _ => self.credentials(call),
         };
         decided.unwrap_or_else(Answer::Error)

@@ -61,6 +61,9 @@ const ANSWERED: &[&str] = &[
     "capset",
     "execve",
     "execveat",
+    // What depends on it.
+    "chroot",
+    "kill",
 ];
 
 /// The same, of which 32-bit architectures have an older form with 16-bit ids that nothing uses any more.

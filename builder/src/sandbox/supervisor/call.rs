@@ -3,7 +3,9 @@
 use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use mica_fs::caller::{Callers, Credential};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
@@ -36,6 +38,8 @@ pub(super) struct Call<'a> {
     pub architecture: Architecture,
     /// The thread that made it, as mica sees it.
     pub pid: u32,
+    /// By whom it was made; `None` for whoever still prepares the command.
+    pub caller: Option<Arc<Credential>>,
     arguments: [u64; 6],
     listener: BorrowedFd<'a>,
     id: u64,
@@ -43,7 +47,7 @@ pub(super) struct Call<'a> {
 
 impl<'a> Call<'a> {
     /// `None` if it is none that the filter should have held up.
-    pub fn new(request: &libc::seccomp_notif, listener: BorrowedFd<'a>) -> Option<Self> {
+    pub fn new(request: &libc::seccomp_notif, listener: BorrowedFd<'a>, callers: &Callers) -> Option<Self> {
         let architecture = Architecture::of_audit(request.data.arch)?;
         let number = u32::try_from(request.data.nr).ok()?;
         let name = architecture.name(number)?;
@@ -51,6 +55,7 @@ impl<'a> Call<'a> {
             name: name.strip_suffix("32").unwrap_or(name),
             architecture,
             pid: request.pid,
+            caller: callers.given(request.pid),
             arguments: request.data.args,
             listener,
             id: request.id,
@@ -77,19 +82,21 @@ impl<'a> Call<'a> {
         Some(self.unsigned(index)).filter(|id| *id != u32::MAX)
     }
 
-    /// Whether the call still waits: what was read of its process before is then of it, and not of one that got its
-    /// number later.
-    pub fn is_pending(&self) -> bool {
-        sys::call_is_pending(self.listener, self.id)
-    }
-
     fn process(&self) -> Result<Pid, Errno> {
         i32::try_from(self.pid)
             .map(Pid::from_raw)
             .map_err(|_| Errno::ESRCH)
     }
 
-    /// Memory of the caller.
+    /// That the call still waits, to be asked before anything is done for it.
+    pub fn must_be_pending(&self) -> Result<(), Errno> {
+        match sys::call_is_pending(self.listener, self.id) {
+            true => Ok(()),
+            false => Err(Errno::ESRCH),
+        }
+    }
+
+    /// Memory of the caller; of another process, if the call does not wait any more.
     pub fn read(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
         let mut bytes = vec![0; length];
         if length == 0 {
@@ -101,7 +108,7 @@ impl<'a> Call<'a> {
             &mut [IoSliceMut::new(&mut bytes)],
             &[RemoteIoVec { base, len: length }],
         )?;
-        match got == length && self.is_pending() {
+        match got == length {
             true => Ok(bytes),
             false => Err(Errno::EFAULT),
         }
@@ -136,9 +143,7 @@ impl<'a> Call<'a> {
     /// Writes to the caller's memory.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
-        if !self.is_pending() {
-            return Err(Errno::ESRCH);
-        }
+        self.must_be_pending()?;
         let remote = RemoteIoVec {
             base,
             len: bytes.len(),

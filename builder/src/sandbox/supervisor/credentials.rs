@@ -1,7 +1,5 @@
 //! Who a process is, and becomes: the calls of credentials(7) and capabilities(7).
 
-use std::sync::Arc;
-
 use mica_fs::caller::{Credential, Denied};
 use nix::errno::Errno;
 
@@ -27,9 +25,8 @@ struct Refusal(Errno);
 impl Supervisor {
     /// Answers what asks for a process's own credential, or changes it.
     pub(super) fn credentials(&self, call: &Call<'_>) -> Decision {
-        let given = self.ids.callers.given(call.pid);
-        let is_new = given.is_none();
-        let caller = given.unwrap_or_else(|| Arc::new(Credential::root(self.capabilities)));
+        let is_new = call.caller.is_none();
+        let caller = self.caller(call);
         if let Some(answer) = told(call, &caller)? {
             return Ok(answer);
         }
@@ -50,9 +47,7 @@ impl Supervisor {
             return Ok(Answer::Continue);
         };
         if is_new || next != *caller {
-            if !call.is_pending() {
-                return Err(Errno::ESRCH);
-            }
+            call.must_be_pending()?;
             self.ids
                 .callers
                 .give(call.pid, next)

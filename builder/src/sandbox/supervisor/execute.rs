@@ -14,7 +14,7 @@ const EXECUTE: u32 = libc::X_OK as u32;
 impl Supervisor {
     /// execve, execveat. The kernel does it; before, the process becomes who it then is.
     pub(super) fn execute(&self, call: &Call<'_>) -> Decision {
-        let Some(caller) = self.ids.callers.given(call.pid) else {
+        let Some(caller) = &call.caller else {
             return Ok(Answer::Continue);
         };
         let place = match call.name {
@@ -29,16 +29,16 @@ impl Supervisor {
         if let (Some(attr), Some(node)) = (&attr, node) {
             let owner = (attr.uid, attr.gid);
             let is_directory = attr.kind == Kind::Directory;
-            if !caller.may(EXECUTE, is_directory, attr.mode, owner) || !node.is_reached_by(&caller, call.pid)
-            {
+            if !caller.may(EXECUTE, is_directory, attr.mode, owner) || !node.is_reached_by(caller, call.pid) {
                 return Err(Errno::EACCES);
             }
             if is_directory || attr.mode & 0o111 == 0 {
                 return Ok(Answer::Continue);
             }
         }
-        let next = after_exec(&caller, node.zip(attr.as_ref()));
-        if next != *caller && call.is_pending() {
+        let next = after_exec(caller, node.zip(attr.as_ref()));
+        if next != **caller {
+            call.must_be_pending()?;
             self.ids
                 .callers
                 .give(call.pid, next)

@@ -40,7 +40,8 @@ impl Supervisor {
             }
         };
         let stat = self.look(call, &place)?;
-        let caller = self.ids.callers.of(call.pid);
+        let caller = self.caller(call);
+        call.must_be_pending()?;
         let Some(node) = self.node(&stat) else {
             return self.change_foreign_owner(&caller, &stat, uid, gid);
         };
@@ -109,7 +110,8 @@ impl Supervisor {
         let Some(parent) = self.node(&parent) else {
             return Err(Errno::EPERM);
         };
-        let caller = self.ids.callers.of(call.pid);
+        let caller = self.caller(call);
+        call.must_be_pending()?;
         if !caller.has(Capability::Mknod) {
             return Err(Errno::EPERM);
         }

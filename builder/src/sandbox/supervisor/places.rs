@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
 use mica_fs::caller::Credential;
 use mica_fs::overlay::{Attr, Ino};
@@ -147,6 +148,9 @@ impl Supervisor {
 
     /// The root directory of a process, if it is another than the step's.
     fn other_root(&self, pid: u32) -> Result<Option<OwnedFd>, Errno> {
+        if !self.has_other_roots.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let link = format!("{pid}/root");
         if readlinkat(&self.processes, link.as_str())?.as_encoded_bytes() == b"/" {
             return Ok(None);

@@ -14,7 +14,7 @@ use crate::sandbox::sys;
 impl Supervisor {
     /// stat, lstat, fstat, newfstatat, statx and the 32-bit forms.
     pub(super) fn status(&self, call: &Call<'_>) -> Decision {
-        if self.ids.callers.given(call.pid).is_none() {
+        if call.caller.is_none() {
             return Ok(Answer::Continue);
         }
         let (place, buffer) = match call.name {
@@ -34,7 +34,7 @@ impl Supervisor {
         let Ok(mut stat) = self.look(call, &place) else {
             return Ok(Answer::Continue);
         };
-        let Some((uid, gid)) = self.owner(call, &stat)? else {
+        let Some((uid, gid)) = self.owner(call, &place, &stat)? else {
             return Ok(Answer::Continue);
         };
         (stat.st_uid, stat.st_gid) = (uid, gid);
@@ -62,7 +62,7 @@ impl Supervisor {
         let flags = flags & (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC) | libc::AT_EMPTY_PATH;
         let mut extended = sys::statx(file.as_fd(), c"", flags, mask)?;
         let plain = fstat(&file)?;
-        let Some((uid, gid)) = self.owner(call, &plain)? else {
+        let Some((uid, gid)) = self.owner(call, &place, &plain)? else {
             return Ok(Answer::Continue);
         };
         (extended.stx_uid, extended.stx_gid) = (uid, gid);
@@ -75,17 +75,27 @@ impl Supervisor {
     }
 
     /// Whose it is, if the kernel would tell it wrongly.
-    fn owner(&self, call: &Call<'_>, stat: &FileStat) -> Result<Option<(u32, u32)>, Errno> {
+    fn owner(&self, call: &Call<'_>, place: &Place, stat: &FileStat) -> Result<Option<(u32, u32)>, Errno> {
         let Some(node) = self.node(stat) else {
-            return Ok(self.foreign_owner(stat));
+            let process = process_of(place.path.as_bytes());
+            let owner = process.and_then(|number| self.credential_inside(&number));
+            let owner = owner.map(|owner| (owner.user.effective, owner.group.effective));
+            return Ok(owner.or_else(|| self.foreign_owner(stat)));
         };
         let attr = node.attr()?;
-        if !node.is_reached_by(&self.ids.callers.of(call.pid), call.pid) {
+        if !node.is_reached_by(&self.caller(call), call.pid) {
             return Err(Errno::EACCES);
         }
         let is_roots = (attr.uid, attr.gid) == (0, 0);
         Ok((!is_roots).then_some((attr.uid, attr.gid)))
     }
+}
+
+/// The process that a path below /proc is about, as the step numbers it.
+fn process_of(path: &[u8]) -> Option<String> {
+    let name = path.strip_prefix(b"/proc/")?.split(|byte| *byte == b'/').next()?;
+    let is_number = !name.is_empty() && name.iter().all(u8::is_ascii_digit);
+    is_number.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 /// `struct stat64` of 32-bit x86, as arch/x86/include/uapi/asm/stat.h has it.
