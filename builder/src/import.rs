@@ -15,7 +15,7 @@ mod elf;
 mod host;
 mod linker;
 mod program;
-mod xattr;
+pub(crate) mod xattr;
 
 pub use change::{ChangeError, change};
 pub use directory::DirectoryError;

@@ -1,21 +1,27 @@
 //! A writable root filesystem for one step or one container: layers, an upper of its own, and a mount while a
 //! command runs on it.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use mica_fs::digest::DiffId;
 use mica_fs::layer::Layer;
 use mica_fs::layer::writer::{LayerWriter, WriteError, Written};
 use mica_fs::mount::{self, MountError, MountOptions, Mounted, Permissions};
 use mica_fs::overlay::{self, Options, Overlay, ReadSet, Upper, Virtual};
+use mica_fs::path::ImagePath;
 use mica_fs::snapshot::{self, PackError};
 use mica_fs::store::{Lease, Store, StoreError, WorkDir};
 
+use crate::leak::{Leak, Leaks};
 use crate::sandbox::{self, VirtualTree};
 
-use crate::leak::{Leak, Leaks};
+mod copy;
+
+use copy::Copy;
+pub use copy::CopyError;
 
 /// Why a root filesystem cannot be made, mounted or committed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +43,17 @@ pub enum RootfsError {
     /// The mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// There is no FUSE, and a copy in its place is not possible either.
+    #[error("without FUSE ({fuse}) steps run on a copy of their root filesystem, which cannot be made")]
+    Copy {
+        /// Why there is no FUSE.
+        fuse: String,
+        /// Why there is no copy.
+        source: Box<CopyError>,
+    },
+    /// The changes that a step made to a copy cannot be taken over.
+    #[error("cannot take over what the step has changed")]
+    TakeBack(#[source] Box<CopyError>),
     /// The changes cannot be written as a layer.
     #[error("cannot write the new layer")]
     Pack(#[from] PackError),
@@ -56,6 +73,10 @@ pub struct Rootfs<'a> {
     store: &'a Store,
     // Unmounted before the directories are removed, which lie below.
     mounted: Option<Mounted>,
+    copy: Option<Copy>,
+    /// There is no FUSE: what is read cannot be recorded.
+    copied: bool,
+    virtuals: BTreeSet<ImagePath>,
     overlay: Arc<Overlay>,
     record: bool,
     work: WorkDir,
@@ -114,11 +135,15 @@ impl<'a> Rootfs<'a> {
     ) -> Result<Self, RootfsError> {
         let work = store.work_dir()?;
         let upper = directory(work.path().join("upper"))?;
+        let paths = virtuals.iter().map(|node| node.path.clone()).collect();
         let options = Options { record, virtuals };
         let overlay = Overlay::writable(opened, Upper::scratch(&upper), options)?;
         Ok(Self {
             store,
             mounted: None,
+            copy: None,
+            copied: false,
+            virtuals: paths,
             overlay: Arc::new(overlay),
             record,
             work,
@@ -131,10 +156,11 @@ impl<'a> Rootfs<'a> {
         &self.overlay
     }
 
-    /// Mounts it in this process's mount namespace and returns where.
+    /// Mounts it in this process's mount namespace and returns where. Where FUSE cannot be had, this is a copy; then
+    /// [`read_set`](Self::read_set) knows nothing.
     ///
     /// # Errors
-    /// [`RootfsError::Mount`].
+    /// [`RootfsError::Mount`], [`RootfsError::Copy`].
     pub fn mount(&mut self) -> Result<PathBuf, RootfsError> {
         let place = directory(self.work.path().join("root"))?;
         let permissions = sandbox::callers().map_or(Permissions::Kernel, Permissions::Callers);
@@ -150,7 +176,16 @@ impl<'a> Rootfs<'a> {
             no_suid: false,
             name: "mica".to_owned(),
         };
-        self.mounted = Some(mount::kernel(self.overlay.clone(), &place, &options)?);
+        match mount::kernel(self.overlay.clone(), &place, &options) {
+            Ok(mounted) => self.mounted = Some(mounted),
+            // With a single id the owners of files are known to our filesystem alone.
+            Err(error @ (MountError::NoFuse { .. } | MountError::Device { .. }))
+                if sandbox::callers().is_none() =>
+            {
+                self.copy(place.clone(), &error)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(place)
     }
 
@@ -165,11 +200,36 @@ impl<'a> Rootfs<'a> {
         })
     }
 
+    fn copy(&mut self, place: PathBuf, error: &MountError) -> Result<(), RootfsError> {
+        static WARN: Once = Once::new();
+        self.copied = true;
+        let fuse = match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        let copy = Copy::make(&self.overlay, place, self.virtuals.clone());
+        self.copy = Some(copy.map_err(|source| RootfsError::Copy {
+            fuse: fuse.clone(),
+            source: Box::new(source),
+        })?);
+        WARN.call_once(|| {
+            tracing::warn!(
+                "{fuse}: steps run on copies of their root filesystems. That takes longer, and what they read is not \
+                 known to the cache; `mica doctor` says how to mend it"
+            );
+        });
+        Ok(())
+    }
+
     /// Unmounts, and returns when the kernel has written back everything that was written.
     ///
     /// # Errors
-    /// [`RootfsError::Mount`].
+    /// [`RootfsError::Mount`], [`RootfsError::TakeBack`].
     pub fn unmount(&mut self) -> Result<(), RootfsError> {
+        if let Some(copy) = self.copy.take() {
+            copy.take_back(&self.overlay)
+                .map_err(|error| RootfsError::TakeBack(Box::new(error)))?;
+        }
         match self.mounted.take() {
             Some(mounted) => Ok(mounted.unmount()?),
             None => Ok(()),
@@ -178,7 +238,10 @@ impl<'a> Rootfs<'a> {
 
     /// What was read of the layers so far, if it is recorded.
     pub fn read_set(&self) -> Option<ReadSet> {
-        self.overlay.read_set()
+        match self.copied {
+            true => None,
+            false => self.overlay.read_set(),
+        }
     }
 
     /// Makes a layer of what was changed, and puts it into the store.

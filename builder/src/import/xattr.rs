@@ -11,7 +11,7 @@ use rustix::io::Errno;
 const MAX: usize = 65_536;
 
 /// All that the caller may see. Symbolic links are not followed; a file system without attributes has none.
-pub(super) fn of(path: &Path) -> io::Result<Xattrs> {
+pub(crate) fn of(path: &Path) -> io::Result<Xattrs> {
     let mut names = [0; MAX];
     let length = match llistxattr(path, &mut names[..]) {
         Ok(length) => length,

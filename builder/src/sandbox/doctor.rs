@@ -10,6 +10,7 @@ use nix::sys::utsname::uname;
 use nix::unistd::getuid;
 
 use super::capabilities::has_sys_admin;
+use super::cgroup::{Cpu, Resources, check_groups};
 use super::subid::{self, Kind, Owner};
 use super::sys::{self, Probe};
 
@@ -53,6 +54,8 @@ pub struct Way {
     pub name: &'static str,
     /// What it needs, in the order in which it is needed.
     pub checks: Vec<Check>,
+    /// Whether one can well do without it: the options that it is for.
+    pub options: Option<&'static str>,
 }
 
 impl Way {
@@ -68,26 +71,123 @@ pub fn ways() -> Vec<Way> {
     let is_root = getuid().is_root() && has_sys_admin();
     let mut run = vec![kernel(), privileges()];
     let mut mount = vec![fuse_device()];
+    let mut subordinate = None;
     if !is_root {
         run.push(user_namespaces());
         run.extend(sysctls());
-        run.push(helper("newuidmap"));
-        run.push(helper("newgidmap"));
-        run.push(subordinate_ids("subordinate users", Kind::Users));
-        run.push(subordinate_ids("subordinate groups", Kind::Groups));
+        subordinate = Some(vec![
+            helper("newuidmap"),
+            helper("newgidmap"),
+            subordinate_ids("subordinate users", Kind::Users),
+            subordinate_ids("subordinate groups", Kind::Groups),
+        ]);
         mount.push(fusermount());
     }
     run.push(fuse_device());
-    vec![
-        Way {
-            name: "build, run, mount IMAGE -- COMMAND",
-            checks: run,
-        },
-        Way {
-            name: "mount IMAGE DIR",
-            checks: mount,
-        },
-    ]
+    let way = |name, checks| Way {
+        name,
+        checks,
+        options: None,
+    };
+    let optional = |name, options, checks| Way {
+        name,
+        checks,
+        options: Some(options),
+    };
+    let subordinate = subordinate.map(|checks| optional("ids by the kernel", "--userns=subuid", checks));
+    let mut ways = vec![way("build, run, mount IMAGE -- COMMAND", run)];
+    ways.extend(subordinate);
+    ways.extend([
+        way("mount IMAGE DIR", mount),
+        optional(
+            "a network apart from this machine",
+            "--network=pasta",
+            vec![pasta(), tun_device()],
+        ),
+        optional("limits", "--memory, --cpus, --pids-limit", vec![control_groups()]),
+    ]);
+    ways
+}
+
+/// What mica runs in, as far as a remedy depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Surroundings {
+    Machine,
+    Container,
+    Pod,
+}
+
+impl Surroundings {
+    fn here() -> Self {
+        // As containers' runtimes and Kubernetes leave their marks.
+        let container = ["/.dockerenv", "/run/.containerenv"].map(Path::new);
+        match env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            true => Self::Pod,
+            false if container.iter().any(|mark| mark.exists()) => Self::Container,
+            false => Self::Machine,
+        }
+    }
+
+    /// The remedy for here.
+    fn choose(self, machine: &str, container: &str, pod: &str) -> String {
+        match self {
+            Self::Machine => machine,
+            Self::Container => container,
+            Self::Pod => pod,
+        }
+        .to_owned()
+    }
+}
+
+fn pasta() -> Check {
+    let name = "pasta";
+    match find_program(name) {
+        Some(path) => Check::good(name, path.display().to_string()),
+        None => Check::bad(name, "not installed", Some("apt-get install passt".into())),
+    }
+}
+
+fn tun_device() -> Check {
+    let (name, path) = ("/dev/net/tun", "/dev/net/tun");
+    // Opening it makes no interface yet.
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(_) => Check::good(name, "can be opened"),
+        Err(error) => {
+            let machine = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => "chmod 666 /dev/net/tun",
+                _ => "modprobe tun",
+            };
+            let remedy = Surroundings::here().choose(
+                machine,
+                "podman run --device /dev/net/tun",
+                "in the pod: a volume with hostPath: {path: /dev/net/tun, type: CharDevice}",
+            );
+            Check::bad(name, error.to_string(), Some(remedy))
+        }
+    }
+}
+
+fn control_groups() -> Check {
+    let name = "control groups";
+    let some = Resources {
+        memory: Some(1 << 30),
+        cpu: Some(Cpu {
+            quota: 100_000,
+            period: 100_000,
+        }),
+        pids: Some(1000),
+    };
+    match check_groups(None, &some) {
+        Ok(()) => Check::good(name, "can be made"),
+        Err(error) => {
+            let remedy = Surroundings::here().choose(
+                "systemd-run --user --scope -p Delegate=yes mica ...",
+                "podman run --cgroupns=private, with /sys/fs/cgroup writable",
+                "in the pod: resources: {limits: ...} limit all of mica",
+            );
+            Check::bad(name, error.to_string(), Some(remedy))
+        }
+    }
 }
 
 /// The first kernel with `mount_setattr(2)`, the youngest call that the sandbox cannot do without.
@@ -152,9 +252,11 @@ pub(super) fn user_namespace_remedy(errno: Errno) -> Option<String> {
         return Some(format!("sysctl -w {MAXIMUM}=15000"));
     }
     (errno == Errno::EPERM).then(|| {
-        "allow unshare(2) in the seccomp profile of the container around (docker run --security-opt \
-         seccomp=unconfined), or leave the chroot"
-            .into()
+        Surroundings::here().choose(
+            "allow unshare(2) in the seccomp profile around, or leave the chroot",
+            "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined",
+            "in the pod: securityContext: {seccompProfile: {type: Unconfined}, appArmorProfile: {type: Unconfined}}",
+        )
     })
 }
 
@@ -221,11 +323,19 @@ fn fuse_device() -> Check {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(_) => Check::good(name, "can be opened"),
         Err(error) => {
-            let remedy = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+            let machine = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
                 Errno::EACCES => "chmod 666 /dev/fuse",
-                _ => "modprobe fuse (in a container: docker run --device /dev/fuse)",
+                _ => "modprobe fuse",
             };
-            Check::bad(name, error.to_string(), Some(remedy.into()))
+            let remedy = Surroundings::here().choose(
+                machine,
+                "docker run --device /dev/fuse",
+                "in the pod: a device plugin for /dev/fuse, or a volume with hostPath: {path: /dev/fuse, type: CharDevice}",
+            );
+            let detail = format!(
+                "{error}; until then steps run on copies of their root filesystems, or, with a single id, not at all"
+            );
+            Check::bad(name, detail, Some(remedy))
         }
     }
 }
@@ -269,6 +379,13 @@ mod tests {
             assert!(!check.detail.is_empty(), "{check:?}");
             assert!(!check.ok || check.remedy.is_none(), "{check:?}");
         }
+    }
+
+    #[test]
+    fn remedies_are_those_of_the_surroundings() {
+        let choose = |surroundings: Surroundings| surroundings.choose("m", "c", "p");
+        let all = [Surroundings::Machine, Surroundings::Container, Surroundings::Pod];
+        assert_eq!(all.map(choose), ["m", "c", "p"]);
     }
 
     #[test]

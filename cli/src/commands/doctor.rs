@@ -12,7 +12,7 @@ use crate::diagnostic::wants_color;
 /// Say what this machine lacks for each way of working, and how to mend it
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exits with 1 if something is missing.\n\nExamples:\n  mica doctor\n  mica doctor --format json"
+    after_help = "Exits with 1 if something is missing, but for what only some options need.\n\nExamples:\n  mica doctor\n  mica doctor --format json"
 )]
 pub struct Args {
     /// How to write it
@@ -39,7 +39,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             .collect(),
     };
     context.print(&text)?;
-    match ways.iter().all(Way::is_open) {
+    match ways.iter().all(|way| way.is_open() || way.options.is_some()) {
         true => Ok(ExitCode::SUCCESS),
         false => Ok(ExitCode::FAILURE),
     }
@@ -47,9 +47,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 fn table(way: &Way, color: bool) -> String {
     let width = way.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-    let verdict = match way.is_open() {
-        true => "works",
-        false => "lacks something",
+    let verdict = match (way.is_open(), way.options) {
+        (true, _) => "works".to_owned(),
+        (false, None) => "lacks something".to_owned(),
+        (false, Some(options)) => format!("lacks something, which only {options} needs"),
     };
     let checks: String = way
         .checks
@@ -76,6 +77,7 @@ fn describe(check: &Check, width: usize, color: bool) -> String {
 fn json(way: &Way, check: &Check) -> String {
     let object = serde_json::json!({
         "Way": way.name,
+        "Options": way.options,
         "Name": check.name,
         "Ok": check.ok,
         "Detail": check.detail,
