@@ -21,10 +21,12 @@ mod place;
 mod registry;
 mod sink;
 mod source;
+mod tool;
 
 pub use place::{InvalidPlace, Place};
 use sink::{Passage, Sink, Standing};
 use source::Source;
+pub use tool::Tool;
 
 /// How deep indexes may be nested.
 const DEPTH: u32 = 4;
@@ -117,6 +119,38 @@ pub enum CopyError {
         /// The directory.
         directory: PathBuf,
     },
+    /// What exports an image of another tool's store is not installed.
+    #[error("cannot read {place}: there is no {programs}")]
+    NoTool {
+        /// The source.
+        place: String,
+        /// What is missing.
+        programs: String,
+    },
+    /// It cannot be started.
+    #[error("cannot run {command}")]
+    NotStarted {
+        /// The command.
+        command: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It failed.
+    #[error("{command} failed ({status}): {complaint}")]
+    Tool {
+        /// The command.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// What it said last.
+        complaint: String,
+    },
+    /// Other tools' stores are read only.
+    #[error("{place} can only be copied from")]
+    OnlySource {
+        /// The destination.
+        place: String,
+    },
     /// No store was opened.
     #[error("this needs the store")]
     NoStore,
@@ -140,6 +174,9 @@ impl CopyError {
             Self::OnePlatform { .. } => {
                 Some("leave out --all, or copy to a registry or to oci:DIRECTORY".to_owned())
             }
+            Self::OnlySource { .. } => Some(
+                "pipe it: `mica save IMAGE | docker load`, or `mica save IMAGE | podman load`".to_owned(),
+            ),
             Self::Changed { .. } => Some("leave out --preserve-digests".to_owned()),
             Self::NoDockerType { .. } => Some("leave out --format v2s2".to_owned()),
             _ => None,
@@ -252,6 +289,9 @@ impl Copy<'_> {
             return Err(CopyError::OnePlatform { place });
         }
         match (from, to) {
+            (_, Place::Tool(..)) => Err(CopyError::OnlySource {
+                place: to.to_string(),
+            }),
             (_, Place::Store(name)) => self.take_in(from, name, pipes.input),
             (Place::Store(text), Place::Registry(name)) => self.push(text, name),
             _ => {
@@ -286,6 +326,7 @@ impl Copy<'_> {
                 directory: path,
                 name,
             } => load(Input::Path(path), name)?,
+            Place::Tool(tool, name) => tool.load(store, name, platform)?,
         };
         let digest = image.manifest_digest;
         let was_there = store.resolve(&name)? == Some(digest);
@@ -365,6 +406,9 @@ impl Copy<'_> {
                 directory: path,
                 name,
             } => Box::new(Archived::open(Input::Path(path), name.as_deref())?),
+            Place::Tool(tool, name) => {
+                Box::new(tool.export(name, |stream| Ok(Archived::open(Input::Stream(stream), None)?))?)
+            }
         })
     }
 
@@ -429,7 +473,7 @@ impl Copy<'_> {
                 }
                 copied.ok_or(CopyError::NoStore)
             }
-            Place::Store(_) => Err(CopyError::NoStore),
+            Place::Store(_) | Place::Tool(..) => Err(CopyError::NoStore),
         }
     }
 }
@@ -437,7 +481,7 @@ impl Copy<'_> {
 /// Whether a place takes no index.
 fn takes_one(place: &Place) -> bool {
     match place {
-        Place::Store(_) => true,
+        Place::Store(_) | Place::Tool(..) => true,
         Place::Archive { format, .. } => *format == ArchiveFormat::Docker,
         Place::Registry(_) | Place::Layout { .. } => false,
     }

@@ -424,3 +424,108 @@ fn each_side_has_its_own_credentials() {
         .args(["--src-tls-verify=false", "--authfile", "auth.json"])
         .ok();
 }
+
+/// What `docker save` of version 20 writes to stdout, or an error as the daemon's.
+const DOCKER: &str = r#"#!/bin/sh
+case "$*" in
+  "save app:1") cat docker.tar ;;
+  "save half:1") head -c 100000 docker.tar; echo "the daemon is gone" >&2; exit 1 ;;
+  *) echo "Error response from daemon: reference does not exist" >&2; exit 1 ;;
+esac
+"#;
+
+#[test]
+fn an_image_of_docker_is_exported_by_docker() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(registry) = Registry::start() else { return };
+    let scene = Scene::new();
+    let layers = [layer("a", 200_000), layer("b", 1000)];
+    scene.write("docker.tar", Members::docker("app:1", &layers).pack());
+    let docker = scene.write("bin/docker", DOCKER);
+    fs::set_permissions(docker, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    let path = format!("{}:/usr/bin:/bin", scene.path("bin").display());
+    let mica = |args: &[&str]| scene.mica(args).env("PATH", &path);
+    mica(&["pull", "docker-daemon:app:1"])
+        .ok()
+        .says("docker.io/library/app:1");
+    assert_eq!(scene.cat("app:1", "/f"), "b");
+    mica(&["pull", "docker-daemon:app:1"]).ok().says("up to date");
+    let remote = format!("docker://{}", registry.name("app:1"));
+    mica(&["copy", "docker-daemon:app:1", &remote]).ok();
+    mica(&["copy", "docker-daemon:app:1", "oci:layout:1"]).ok();
+    let before = scene.images();
+    for command in ["copy", "pull"] {
+        for (name, said) in [
+            ("absent", "reference does not exist"),
+            ("half:1", "the daemon is gone"),
+        ] {
+            let place = format!("docker-daemon:{name}");
+            let mut args = vec![command, &place];
+            args.extend((command == "copy").then_some("oci:never"));
+            mica(&args).fails().says(said).says("docker save");
+        }
+    }
+    assert!(!scene.path("never").exists());
+    assert_eq!(scene.images(), before);
+    // What is not installed.
+    scene
+        .shell("mkdir nothing; ln -s $(command -v env) nothing/")
+        .ok();
+    let nothing = |args: &[&str]| scene.mica(args).env("PATH", scene.path("nothing"));
+    nothing(&["copy", "docker-daemon:app:1", "x"])
+        .fails()
+        .says("there is no docker");
+    nothing(&["pull", "containers-storage:app:1"])
+        .fails()
+        .says("there is no podman or buildah");
+    mica(&["copy", "app:1", "docker-daemon:app:1"])
+        .fails()
+        .says("mica save");
+    scene.is_clean();
+}
+
+#[test]
+fn an_image_of_podman_and_buildah_is_exported_by_them() {
+    if machine::programs(&["podman", "buildah"]).is_none() || !machine::is_root() {
+        return;
+    }
+    let Some(registry) = Registry::start() else { return };
+    let scene = Scene::new();
+    scene.write("f", "made by buildah\n");
+    let [root, run] = ["storage", "runroot"].map(|name| scene.path(name).display().to_string());
+    let script = format!(
+        "b() {{ buildah --root={root} --runroot={run} --storage-driver=vfs \"$@\"; }}\n\
+         c=$(b from scratch); b copy $c f /f; b commit -q $c localhost/app:1; b rm $c"
+    );
+    scene.shell(&script).ok();
+    let place = format!("containers-storage:[vfs@{root}+{run}]localhost/app:1");
+    scene.mica(["pull", &place]).ok().says("localhost/app:1");
+    assert_eq!(scene.cat("localhost/app:1", "/f"), "made by buildah\n");
+    let remote = format!("docker://{}", registry.name("app:1"));
+    copy(&scene, &place, &remote).ok();
+    scene.mica(["pull", &registry.name("app:1")]).ok();
+    copy(
+        &scene,
+        &format!("containers-storage:[vfs@{root}+{run}]absent:1"),
+        "oci:never",
+    )
+    .fails()
+    .says("podman")
+    .says("absent:1");
+    // Where there is no podman, buildah does it.
+    scene
+        .shell("mkdir only; for p in buildah env; do ln -s $(command -v $p) only/; done")
+        .ok();
+    scene
+        .mica(["copy", &place, "oci:layout:1"])
+        .env("PATH", scene.path("only"))
+        .ok();
+    scene.mica(["load", "-i", "layout"]).ok();
+    scene
+        .mica(["copy", &place.replace("localhost/app", "absent"), "x:1"])
+        .env("PATH", scene.path("only"))
+        .fails()
+        .says("buildah");
+    assert!(!scene.path("never").exists());
+    scene.mica(["fsck"]).ok();
+}

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::Tool;
 use crate::archive::ArchiveFormat;
 use crate::reference::{InvalidReference, Reference};
 
@@ -29,6 +30,8 @@ pub enum Place {
         /// Which image of it is meant, or what it is to be called.
         name: Option<String>,
     },
+    /// The store of another tool, to copy from: a name there, or a whole ID.
+    Tool(Tool, String),
 }
 
 /// A text that names no place.
@@ -66,9 +69,13 @@ impl Place {
             "docker" if rest.starts_with('/') => Err(InvalidPlace::Slashes {
                 text: text.to_owned(),
             }),
-            "store" | "docker-archive" | "oci-archive" | "oci" if is_empty => Err(InvalidPlace::Empty {
-                text: text.to_owned(),
-            }),
+            "store" | "docker-archive" | "oci-archive" | "oci" | "docker-daemon" | "containers-storage"
+                if is_empty =>
+            {
+                Err(InvalidPlace::Empty {
+                    text: text.to_owned(),
+                })
+            }
             "store" => Ok(Self::Store(rest.to_owned())),
             "docker-archive" => Ok(Self::archive(ArchiveFormat::Docker, rest)),
             "oci-archive" => Ok(Self::archive(ArchiveFormat::Oci, rest)),
@@ -77,6 +84,8 @@ impl Place {
                 let directory = path.into();
                 Ok(Self::Layout { directory, name })
             }
+            "docker-daemon" => Ok(Self::Tool(Tool::Docker, rest.to_owned())),
+            "containers-storage" => Ok(Self::Tool(Tool::Containers, rest.to_owned())),
             _ => Ok(Self::Store(text.to_owned())),
         }
     }
@@ -103,6 +112,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (transport, path, name) = match self {
             Self::Store(name) => return f.write_str(name),
+            Self::Tool(tool, name) => return write!(f, "{tool}:{name}"),
             Self::Registry(reference) => return write!(f, "docker://{}", reference.familiar()),
             Self::Archive { format, file, name } => {
                 let transport = match format {
@@ -131,6 +141,8 @@ mod tests {
             "docker-archive:-",
             "oci-archive:/tmp/a.tar",
             "oci:layout:1.0",
+            "docker-daemon:app:1",
+            "containers-storage:[overlay@/a+/b]app:1",
             "app:1",
             "sha256:ab",
         ] {

@@ -34,6 +34,8 @@ use crate::signals;
   docker-archive:FILE[:NAME]  an archive as `docker save` writes it; - is stdin or stdout
   oci-archive:FILE[:NAME]     a tar of an OCI image layout; - is stdin or stdout
   oci:DIRECTORY[:NAME]        an OCI image layout
+  docker-daemon:NAME          an image of Docker's daemon, to copy from
+  containers-storage:NAME     an image of podman and buildah, to copy from
 
 Examples:
   mica copy docker://busybox docker://registry.example.com/mirror/busybox

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use mica_builder::copy::{Place, Tool};
 use mica_builder::image::{Image, ImageError, Platform};
 use mica_builder::plan;
 use mica_builder::pull::{JOBS, LayerState, Naming, Pull, PullEvent, Pulled, When};
@@ -21,11 +22,14 @@ use crate::signals;
 /// Pull an image from a registry
 ///
 /// What is in the store already is not fetched. If the pull is interrupted, the next one goes on where it stopped.
+/// An image of Docker's daemon, or of podman and buildah, is taken over by their own export.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     mica pull busybox\n  \
     mica pull --platform linux/arm64 quay.io/prometheus/busybox:latest\n  \
-    mica pull registry.example.com:5000/app@sha256:…")]
+    mica pull registry.example.com:5000/app@sha256:…\n  \
+    mica pull docker-daemon:app:1.0\n  \
+    mica pull containers-storage:localhost/app")]
 pub struct Args {
     /// Pull all tags of the repository
     #[arg(long, short)]
@@ -46,7 +50,7 @@ pub struct Args {
     #[command(flatten)]
     registry: Options,
 
-    /// The image: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    /// The image: [HOST[:PORT]/]NAME[:TAG][@DIGEST], docker-daemon:NAME or containers-storage:NAME
     #[arg(value_name = "NAME")]
     name: String,
 }
@@ -61,9 +65,12 @@ fn positive(text: &str) -> Result<usize, String> {
 /// # Errors
 /// If one cannot be pulled; it is not in the store then, and what has arrived is kept for the next pull.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let reference = Reference::parse(&args.name)?;
     let platform = args.platform.as_deref().map(plan::platform).transpose();
     let platform = platform.map_err(|e| usage_error(e.to_string()))?;
+    if let Ok(Place::Tool(tool, text)) = Place::parse(&args.name) {
+        return take_over(&args, context, tool, &text, platform.as_ref());
+    }
+    let reference = Reference::parse(&args.name)?;
     let stop = Arc::new(Stop::default());
     let client = args.registry.client(&stop)?;
     let store = context.store()?;
@@ -88,6 +95,34 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// Brings in an image of another tool's store.
+fn take_over(
+    args: &Args,
+    context: &Context,
+    tool: Tool,
+    text: &str,
+    platform: Option<&Platform>,
+) -> anyhow::Result<ExitCode> {
+    if args.all_tags {
+        return Err(usage_error(format!(
+            "--all-tags is for registries, not for {tool}"
+        )));
+    }
+    let reference = Reference::parse(tool.name(text))?;
+    let (store, stop) = (context.store()?, Stop::default());
+    let pulled = signals::stopping_soon(&stop, || {
+        let image = tool
+            .load(&store, text, platform)
+            .map_err(|e| with_hint(e.hint(), e))?;
+        let (name, named) = (reference.stored(), image.manifest_digest);
+        let is_new = store.resolve(&name)? != Some(named);
+        store.tag(&name, &named)?;
+        anyhow::Ok(Pulled { image, named, is_new })
+    })??;
+    context.print(&result(&reference, &pulled, args.quiet))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn all_tags(client: &Client, reference: &Reference, text: &str) -> anyhow::Result<Vec<Reference>> {
