@@ -23,7 +23,7 @@ mod trust;
 pub use error::{Cause, HttpError};
 pub(crate) use error::{is_passing_status, reason};
 use proxy::proxy_for;
-pub(crate) use retry::{Failed, retry, wait};
+pub(crate) use retry::{Again, Failed, retry, wait};
 pub use trust::Trust;
 
 /// The most redirects in a row, as in browsers and in Go.
@@ -130,10 +130,16 @@ type AgentKey = (bool, Option<String>);
 /// A client; it keeps connections for further requests.
 #[derive(Default)]
 pub struct Client {
-    agents: Mutex<BTreeMap<AgentKey, Agent>>,
+    agents: Mutex<Agents>,
     trust: Trust,
     /// How long a server may be silent, if not [`SILENCE_TIMEOUT`].
     patience: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Agents {
+    known: BTreeMap<AgentKey, Agent>,
+    is_shut: bool,
 }
 
 impl Client {
@@ -143,6 +149,13 @@ impl Client {
             trust,
             ..Self::default()
         }
+    }
+
+    /// Ends all transfers, of which others may wait for the next byte, and refuses further ones.
+    pub fn shut(&self) {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.is_shut = true;
+        agents.known.values().for_each(|agent| agent.clone().shutdown());
     }
 
     /// Fetches `url` with these headers; the answer's status is 2xx or 304. A user and a password in the URL become a
@@ -266,11 +279,14 @@ impl Client {
         let secure = |text: &String| text.starts_with("https://");
         let tls = url.scheme == "https" || proxy.as_ref().is_some_and(secure);
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = agents.get(&(tls, proxy.clone())) {
+        if agents.is_shut {
+            return Err(HttpError::Stopped);
+        }
+        if let Some(agent) = agents.known.get(&(tls, proxy.clone())) {
             return Ok(agent.clone());
         }
         let agent = self.new_agent(tls, proxy.as_deref())?;
-        agents.insert((tls, proxy), agent.clone());
+        agents.known.insert((tls, proxy), agent.clone());
         Ok(agent)
     }
 

@@ -21,9 +21,11 @@ use crate::registry::{Client, ManifestName, RegistryError, RemoteImage, RemoteIm
 mod feed;
 mod images;
 mod layer;
+mod room;
 
 pub use images::{Images, When};
 pub use layer::LayerError;
+pub use room::NoRoom;
 
 /// How many layers are fetched at once, as by Docker.
 pub const JOBS: usize = 3;
@@ -105,6 +107,8 @@ pub enum PullEvent {
     Found(String, Vec<(Digest, u64)>),
     /// Something happened to a layer.
     Layer(Digest, LayerState),
+    /// It has ended, with this error if any. Comes after each [`Self::Found`].
+    Ended(Option<String>),
     /// It is not as one would expect.
     Warning(String),
 }
@@ -157,8 +161,11 @@ impl Pull<'_> {
         let platform = self.platform.as_ref().unwrap_or(&host);
         let remote = RemoteImage::find(&repository, ManifestName::of(reference), platform)?;
         self.check_platform(reference, &remote, platform)?;
-        self.layers(reference, &repository, &remote)?;
-        self.publish(reference, naming, remote)
+        let arrived = self.layers(reference, &repository, &remote);
+        let pulled = arrived.and_then(|()| self.publish(reference, naming, remote));
+        let error = pulled.as_ref().err().map(ToString::to_string);
+        (self.listener)(PullEvent::Ended(error));
+        pulled
     }
 
     fn check_platform(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::http;
+use crate::http::{self, HttpError};
 use crate::reference::Reference;
 
 mod auth;
@@ -112,6 +112,18 @@ impl Client {
         (self.shared.stopped)()
     }
 
+    /// What ends all transfers of the client at once, for those who set what it was told to look at.
+    pub fn interrupter(&self) -> impl Fn() + Send + Sync + use<> {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            if let Some(shared) = shared.upgrade() {
+                lock(&shared.connections)
+                    .values()
+                    .for_each(|connection| connection.http.shut());
+            }
+        }
+    }
+
     /// The repository of an image, to read from it.
     ///
     /// # Errors
@@ -140,6 +152,9 @@ impl Client {
         let key = (host.to_owned(), insecure);
         if let Some(known) = connections.get(&key) {
             return Ok(known.clone());
+        }
+        if self.is_stopped() {
+            return Err(HttpError::Stopped.into());
         }
         let mut trust = certificates::trust(&self.shared.settings, registry)?;
         if insecure {

@@ -132,7 +132,7 @@ pub struct Fetcher<'a> {
     secrets: &'a BTreeMap<String, Secret>,
     agents: &'a BTreeMap<String, PathBuf>,
     stopped: &'a (dyn Fn() -> bool + Sync),
-    client: Client,
+    client: Arc<Client>,
     fetched: Mutex<BTreeMap<String, Slot>>,
 }
 
@@ -153,9 +153,15 @@ impl<'a> Fetcher<'a> {
             secrets,
             agents,
             stopped,
-            client: Client::default(),
+            client: Arc::default(),
             fetched: Mutex::default(),
         }
+    }
+
+    /// What ends all downloads at once, for who has set what `stopped` looks at.
+    pub fn interrupter(&self) -> impl Fn() + Send + Sync + use<> {
+        let client = self.client.clone();
+        move || client.shut()
     }
 
     /// Fetches `remote`, and returns the layer that holds it. A fetcher gives the same thing the same content, however

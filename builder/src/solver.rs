@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -190,17 +190,35 @@ struct StopState {
     stopped: bool,
     running: BTreeMap<usize, Signaller>,
     next: usize,
+    actions: Vec<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Stop {
     /// Stops the build: kills the commands that run, and begins no more steps.
     pub fn stop(&self) {
-        let mut state = lock(&self.state);
-        state.stopped = true;
-        state
-            .running
-            .values()
-            .for_each(|signaller| signaller.signal(libc::SIGKILL));
+        let actions = {
+            let mut state = lock(&self.state);
+            state.stopped = true;
+            state
+                .running
+                .values()
+                .for_each(|signaller| signaller.signal(libc::SIGKILL));
+            state.actions.clone()
+        };
+        actions.iter().for_each(|action| action());
+    }
+
+    /// Does something more when it is stopped: what ends a wait for something that does not look here.
+    pub fn when_stopped(&self, action: impl Fn() + Send + Sync + 'static) {
+        let action: Arc<dyn Fn() + Send + Sync> = Arc::new(action);
+        let is_late = {
+            let mut state = lock(&self.state);
+            state.actions.push(action.clone());
+            state.stopped
+        };
+        if is_late {
+            action();
+        }
     }
 
     /// Whether it was stopped.

@@ -4,8 +4,12 @@ use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
 use mica_builder::event::Event;
+use mica_builder::pull::PullEvent;
+
+use crate::diagnostic::warn;
 
 pub mod plain;
+mod pulling;
 mod rawjson;
 pub mod transfer;
 mod tty;
@@ -57,6 +61,18 @@ impl Progress {
             Self::Tty(tty) => tty.show(event),
             Self::RawJson(json) => json.show(event),
             Self::Quiet(tail) => tail.show(event),
+        }
+    }
+
+    /// Shows what happens to an image that the build needs.
+    pub fn pull(&self, event: PullEvent) {
+        match (self, event) {
+            (Self::Quiet(_), PullEvent::Warning(text)) => warn(&text),
+            (_, PullEvent::Warning(text)) => self.note(&format!("warning: {text}")),
+            (Self::Plain(plain), event) => plain.pull(event),
+            (Self::Tty(tty), event) => tty.pull(event),
+            (Self::RawJson(json), event) => json.pull(event),
+            (Self::Quiet(_), _) => {}
         }
     }
 

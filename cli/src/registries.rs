@@ -111,7 +111,9 @@ impl Options {
     /// # Errors
     /// As [`Self::settings`].
     pub fn client(&self, stop: &Arc<Stop>) -> anyhow::Result<Client> {
-        let stop = stop.clone();
-        Ok(Client::new(self.settings()?, Arc::new(move || stop.is_stopped())))
+        let looked_at = stop.clone();
+        let client = Client::new(self.settings()?, Arc::new(move || looked_at.is_stopped()));
+        stop.when_stopped(client.interrupter());
+        Ok(client)
     }
 }

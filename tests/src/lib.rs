@@ -11,6 +11,7 @@ pub mod archive;
 pub mod base;
 pub mod binary;
 pub mod changes;
+pub mod child;
 pub mod command;
 pub mod leftovers;
 pub mod machine;

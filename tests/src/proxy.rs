@@ -4,7 +4,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -175,8 +175,16 @@ impl Proxy {
     }
 }
 
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // The thread that serves keeps the state; what the faults hold, perhaps the registry itself, must go.
+        self.heal();
+    }
+}
+
+/// Locks the state. It is valid after every statement, so a panic of another holder does no harm.
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().expect("no holder panicked")
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The first line and the headers of a message.

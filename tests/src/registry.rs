@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::archive::sha256;
-use crate::machine;
+use crate::{child, machine};
 
 mod certificates;
 mod tokens;
@@ -74,7 +74,7 @@ impl Registry {
 
     /// A registry that asks for this. `None`, with a word on it, where there is no such server.
     pub fn with(access: Access, transport: Transport) -> Option<Self> {
-        machine::programs(&["docker-registry"])?;
+        machine::programs(&["docker-registry", "setpriv"])?;
         if access == Access::Token || transport != Transport::Plain {
             machine::programs(&["openssl"])?;
         }
@@ -251,7 +251,7 @@ impl Registry {
             .append(true)
             .create(true)
             .open(self.directory.path().join("log"));
-        let mut command = Command::new(machine::program("docker-registry").expect("it was there before"));
+        let mut command = child::bound("docker-registry");
         command
             .arg("serve")
             .arg(self.config())
@@ -259,7 +259,8 @@ impl Registry {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.expect("the directory is ours"));
-        let mut child = command.process_group(0).spawn().expect("the server is a program");
+        command.process_group(0);
+        let mut child = child::spawn(command).expect("the server is a program");
         let end = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             if child.try_wait().expect("a child can be asked").is_some() {

@@ -200,6 +200,62 @@ fn a_silent_registry_is_not_waited_for_after_a_signal() {
 }
 
 #[test]
+fn a_build_does_not_wait_for_a_silent_server_after_a_signal() {
+    let Some(scene) = Scene::with_base() else { return };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    for line in [
+        format!("FROM {address}/a"),
+        format!("FROM base\nCOPY --from={address}/a / /"),
+        format!("FROM base\nADD http://{address}/file /"),
+    ] {
+        let running = scene.build(&line, ["--no-cache"]).start();
+        let _connection = silent.accept().unwrap();
+        let begin = Instant::now();
+        running.signal(Signal::SIGINT);
+        let outcome = running.wait();
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{line}: a request may take a minute"
+        );
+        assert_eq!(outcome.status.code(), Some(130), "{line}: {}", outcome.describe());
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn a_registry_that_is_not_there_is_given_up_soon() {
+    let scene = Scene::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("{}/a", free.local_addr().unwrap());
+    drop(free);
+    let begin = Instant::now();
+    let failed = scene.mica(["pull", &name]).fails();
+    failed.says("check the registry's name and port");
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_small_blob_does_not_fill_the_disk() {
+    let Some(scene) = Scene::changed_by("mkdir -p small; mount -t tmpfs -o size=200m none small") else {
+        return;
+    };
+    if machine::programs(&["skopeo"]).is_none() {
+        return;
+    }
+    let Some(registry) = Registry::start() else { return };
+    let zeros = Tar::new().file("zeros", vec![0; 300 << 20]).bytes();
+    push(&scene, &registry, "a/b:1", &[zeros]);
+    let name = registry.name("a/b:1");
+    let small = scene.path("small/store").display().to_string();
+    let pull = || scene.mica(["--root", &small, "pull", &name]);
+    pull().fails().says("has room for").says("mica prune");
+    assert_eq!(scene.shell("ls small/store/work").ok().stdout(), "");
+    scene.shell("mount -o remount,size=600m none small").ok();
+    pull().ok();
+}
+
+#[test]
 fn a_pull_survives_its_registry() {
     let Some((scene, registry, proxy)) = world() else {
         return;
@@ -246,6 +302,7 @@ fn broken_transfers_are_mended() {
         1,
         Fault::Answer("503 Service Unavailable", vec![]),
     );
+    proxy.fault("GET", "/manifests/", 2, Fault::CutAnswer(100));
     scene.mica(["pull", &name]).ok();
     scene.mica(["rmi", &name]).ok();
     scene.mica(["prune", "-f", "--all"]).ok();

@@ -309,12 +309,18 @@ fn mirrors_are_asked_first() {
 
 #[test]
 fn builds_and_runs_pull_what_is_missing() {
-    let Some(scene) = Scene::with_base() else { return };
     if machine::programs(&["skopeo"]).is_none() {
         return;
     }
-    let Some(registry) = Registry::start() else { return };
-    let proxy = Proxy::before(&registry);
+    for scene in Scene::everyone() {
+        let Some(registry) = Registry::start() else { return };
+        builds_and_runs(&scene, &registry);
+        scene.is_clean();
+    }
+}
+
+fn builds_and_runs(scene: &Scene, registry: &Registry) {
+    let proxy = Proxy::before(registry);
     scene.mica(["save", "-o", "base.tar", "base"]).ok();
     let put = |name: &str| {
         tool("skopeo", scene.directory())
@@ -329,7 +335,7 @@ fn builds_and_runs_pull_what_is_missing() {
             .ok();
     };
     put("base:1");
-    push(&scene, &registry.name("files"), &["--dest-tls-verify=false"]);
+    push(scene, &registry.name("files"), &["--dest-tls-verify=false"]);
     let (base, files) = (proxy.name("base:1"), proxy.name("files"));
     let dockerfile = format!(
         "FROM {base}\nCOPY --from={files} /hello /copied\n\
@@ -337,16 +343,49 @@ fn builds_and_runs_pull_what_is_missing() {
     );
     let built = scene.build(&dockerfile, ["-t", "app"]).ok();
     assert_eq!(scene.cat("app", "/both"), "worldworld");
+    let shown = built.stderr();
+    for name in [base.clone(), format!("{files}:latest")] {
+        assert!(shown.contains(&format!("#0 [internal] pull {name}\n")), "{shown}");
+    }
     assert_eq!(
-        built.stderr().matches("Pulling ").count(),
-        2 + 2,
-        "an image with a layer each"
+        shown.matches(" done\n").count(),
+        2,
+        "an image with a layer each: {shown}"
+    );
+    let planned = shown.find("#1 [").expect("the first step");
+    assert!(
+        shown.rfind("#0 DONE ").is_some_and(|end| end < planned),
+        "{shown}"
     );
     proxy.clear_log();
     scene.rebuild(["-t", "app"]).ok();
     assert!(proxy.log().is_empty(), "what is there is not asked for");
     scene.rebuild(["-t", "app", "--pull"]).ok();
     assert_eq!(proxy.count("GET", mica_tests::proxy::Kind::Manifest), 2);
+    let rawjson = scene.mica(["build", "--progress=rawjson", "--pull", "ctx"]).ok();
+    let told: Vec<Value> = rawjson
+        .stderr()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("it is JSON"))
+        .collect();
+    let title = format!("[internal] pull {base}");
+    let of_pull = |told: &&Value| told["vertexes"][0]["name"] == title.as_str();
+    let vertexes: Vec<&Value> = told
+        .iter()
+        .filter(of_pull)
+        .map(|told| &told["vertexes"][0])
+        .collect();
+    assert_eq!(vertexes.len(), 2, "{told:?}");
+    assert!(vertexes[1]["completed"].is_string() && vertexes[1]["error"].is_null());
+    let status = |told: &Value| told["statuses"][0]["vertex"] == vertexes[0]["digest"];
+    assert!(told.iter().any(status), "{told:?}");
+    // What was built goes out as it came in.
+    let pushed = registry.name("built/app:1");
+    scene.mica(["tag", "app", &pushed]).ok();
+    scene.mica(["push", &pushed]).ok();
+    scene.mica(["rmi", &pushed]).ok();
+    scene.mica(["pull", &pushed]).ok();
+    assert_eq!(scene.cat(&pushed, "/both"), "worldworld");
     // A mistake is shown where it stands.
     let wrong = proxy.name("no/such:1");
     let failed = scene

@@ -142,6 +142,24 @@ impl HttpError {
         })
     }
 
+    /// Whether there was nobody to answer.
+    pub fn is_unreachable(&self) -> bool {
+        let Self::Transport { source, .. } = self else {
+            return false;
+        };
+        match &**source {
+            ureq::Error::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::AddrNotAvailable
+            ),
+            ureq::Error::Timeout(ureq::Timeout::Connect) | ureq::Error::ConnectionFailed => true,
+            _ => false,
+        }
+    }
+
     /// Whether another attempt may do better.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -11,6 +11,7 @@ use mica_fs::layer::writer::Written;
 use mica_fs::store::{Download, WorkDir};
 
 use super::feed::{Feed, Pieces, channel};
+use super::room::{Bounded, NoRoom, room};
 use super::{DiffId, Digest, LayerState, Listener, PullError, PullEvent, Repository, Store, StoreError};
 use crate::http::wait;
 
@@ -37,16 +38,34 @@ pub enum LayerError {
     /// They cannot be decompressed.
     #[error("it cannot be decompressed")]
     Compression(#[source] io::Error),
+    /// They become more than the disk can take.
+    #[error(transparent)]
+    TooLarge(NoRoom),
     /// They are no layer.
     #[error(transparent)]
     Tar(IngestError),
 }
 
 impl LayerError {
+    fn of_tar(error: IngestError) -> Self {
+        let no_room = match &error {
+            IngestError::Read { source, .. } => source.get_ref().and_then(|inner| inner.downcast_ref()),
+            _ => None,
+        };
+        match no_room {
+            Some(no_room) => Self::TooLarge(*no_room),
+            None => Self::Tar(error),
+        }
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Digest { .. } => "try again, or from another registry".to_owned(),
+            Self::TooLarge(_) => {
+                "if you trust the image, make room (`mica prune`), or set MICA_ROOT to another disk"
+                    .to_owned()
+            }
             _ => "the image is damaged where it was made: its owner has to push it again".to_owned(),
         })
     }
@@ -223,10 +242,13 @@ enum TakeError {
 /// known at their end.
 fn take_in(work: WorkDir, mut pieces: Pieces) -> Result<(WorkDir, Written), TakeError> {
     let written = match decompress(&mut pieces) {
-        Ok(mut tar) => ingest(&mut tar, work.path()).map_err(|error| match StoreError::from(error) {
-            StoreError::Ingest(error) => TakeError::Layer(LayerError::Tar(error)),
-            error => TakeError::Store(error),
-        }),
+        Ok(tar) => {
+            let mut tar = Bounded::new(tar, || room(work.path()));
+            ingest(&mut tar, work.path()).map_err(|error| match StoreError::from(error) {
+                StoreError::Ingest(error) => TakeError::Layer(LayerError::of_tar(error)),
+                error => TakeError::Store(error),
+            })
+        }
         Err(error) => Err(TakeError::Layer(LayerError::Compression(error))),
     };
     if !matches!(written, Err(TakeError::Store(_))) {

@@ -181,8 +181,10 @@ impl Read for Blob {
             };
             self.failures += 1;
             let client = self.repository.client();
-            let is_broken = matches!(error, RegistryError::Http(HttpError::Body { .. }));
-            if !is_broken || self.failures >= ATTEMPTS || client.is_stopped() {
+            if client.is_stopped() {
+                return Err(io::Error::other(RegistryError::from(HttpError::Stopped)));
+            }
+            if !error.is_broken_off() || self.failures >= ATTEMPTS {
                 return Err(io::Error::other(error));
             }
             tracing::info!(%error, "going on where it broke off");

@@ -163,6 +163,11 @@ impl RegistryError {
         }
     }
 
+    /// Whether a transfer broke off that had begun.
+    pub fn is_broken_off(&self) -> bool {
+        matches!(self, Self::Http(HttpError::Body { .. }))
+    }
+
     /// Whether the registry says that there is no such thing.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })

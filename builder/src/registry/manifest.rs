@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::session::Call;
 use super::{Endpoint, RegistryError, Repository};
-use crate::http::{Method, Response};
+use crate::http::{Again, Failed, HttpError, Method, Response, retry};
 use crate::image::{MANIFEST_LIMIT, MediaTypes, OCI_INDEX};
 use crate::reference::Reference;
 
@@ -89,8 +89,10 @@ impl Repository {
     /// [`RegistryError`]; [`RegistryError::Digest`] if it is not the one that was asked for.
     pub fn manifest(&self, name: ManifestName<'_>) -> Result<FetchedManifest, RegistryError> {
         self.first(|endpoint| {
-            let response = self.ask_manifest(endpoint, Method::Get, name, &[])?;
-            self.read_manifest(name, response)
+            self.whole(|| {
+                let response = self.ask_manifest(endpoint, Method::Get, name, &[])?;
+                self.read_manifest(name, response)
+            })
         })
     }
 
@@ -109,6 +111,21 @@ impl Repository {
         }
         // Not every registry says it.
         self.manifest(name).map(|manifest| Some(manifest.digest))
+    }
+
+    /// Asks again for an answer that breaks off.
+    fn whole<T>(&self, ask: impl Fn() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
+        let stopped = || self.client().is_stopped();
+        retry(&stopped, || {
+            ask().map_err(|error| Failed {
+                again: match error.is_broken_off() {
+                    true => Again::Patiently,
+                    false => Again::Never,
+                },
+                error: Box::new(error),
+                pause: None,
+            })
+        })
     }
 
     fn about(&self, name: ManifestName<'_>) -> String {
@@ -190,15 +207,17 @@ impl Repository {
         let mut query = "?n=1000".to_owned();
         for _ in 0..MAX_PAGES {
             let path = format!("tags/list{query}");
-            let response = self.call_at(endpoint, &mut Call::new(Method::Get, &path, &about))?;
-            let server = response.url.host.clone();
-            // RFC 8288: <URL>; rel="next". Only the query differs.
-            let next = response.header("link").and_then(|link| {
-                let (url, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
-                let query = url.split_once('?')?.1;
-                rest.contains("next").then(|| format!("?{query}"))
-            });
-            let body = read(response, PAGE_LIMIT, &about)?;
+            let (server, next, body) = self.whole(|| {
+                let response = self.call_at(endpoint, &mut Call::new(Method::Get, &path, &about))?;
+                let server = response.url.host.clone();
+                // RFC 8288: <URL>; rel="next". Only the query differs.
+                let next = response.header("link").and_then(|link| {
+                    let (url, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+                    let query = url.split_once('?')?.1;
+                    rest.contains("next").then(|| format!("?{query}"))
+                });
+                Ok((server, next, read(response, PAGE_LIMIT, &about)?))
+            })?;
             let page: Page = serde_json::from_slice(&body).map_err(|e| RegistryError::Protocol {
                 about: about.clone(),
                 server,
@@ -239,14 +258,18 @@ pub(super) fn read(response: Response, limit: u64, about: &str) -> Result<Vec<u8
     let server = response.url.host.clone();
     let mut bytes = Vec::new();
     let mut reader = response.into_reader().take(limit + 1);
-    let reason = match reader.read_to_end(&mut bytes) {
-        Ok(_) if bytes.len() as u64 <= limit => return Ok(bytes),
-        Ok(_) => format!("it has more than {limit} bytes"),
-        Err(error) => format!("it broke off after {} bytes: {error}", bytes.len()),
-    };
-    Err(RegistryError::Protocol {
-        about: about.to_owned(),
-        server,
-        reason,
-    })
+    match reader.read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() as u64 <= limit => Ok(bytes),
+        Ok(_) => Err(RegistryError::Protocol {
+            about: about.to_owned(),
+            server,
+            reason: format!("it has more than {limit} bytes"),
+        }),
+        Err(source) => Err(HttpError::Body {
+            url: about.to_owned(),
+            bytes: bytes.len() as u64,
+            source,
+        }
+        .into()),
+    }
 }

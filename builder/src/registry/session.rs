@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::auth::{Ask, Authorization};
@@ -10,7 +11,9 @@ use super::challenge::{self, Challenge};
 use super::credentials::Login;
 use super::error::complaints;
 use super::{Client, Endpoint, RegistryError, Repository, lock};
-use crate::http::{self, Body, Cause, Failed, HttpError, MAX_REDIRECTS, Method, Request, Response, retry};
+use crate::http::{
+    self, Again, Body, Cause, Failed, HttpError, MAX_REDIRECTS, Method, Request, Response, retry,
+};
 use crate::url::Url;
 
 /// How much of a refusal is read.
@@ -61,6 +64,7 @@ pub(super) struct Connection {
     is_insecure: bool,
     pub(super) http: http::Client,
     scheme: Mutex<Option<&'static str>>,
+    has_answered: AtomicBool,
     /// By scopes; `Basic` credentials are good for all.
     authorizations: Mutex<BTreeMap<String, Authorization>>,
 }
@@ -72,6 +76,7 @@ impl Connection {
             is_insecure,
             http,
             scheme: Mutex::new(None),
+            has_answered: AtomicBool::new(false),
             authorizations: Mutex::default(),
         }
     }
@@ -119,8 +124,20 @@ impl Connection {
         }
     }
 
+    /// Makes a request.
+    fn exchange(&self, request: Request<'_>) -> Result<Response, HttpError> {
+        let answer = self.http.exchange(request)?;
+        self.has_answered.store(true, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// Whether there was an answer, ever.
+    fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
     fn probe(&self, scheme: &str) -> Result<Response, HttpError> {
-        self.http.exchange(Request {
+        self.exchange(Request {
             method: Method::Get,
             url: &self.url(scheme, "/v2/"),
             headers: &[],
@@ -193,7 +210,11 @@ impl Session<'_> {
         // A mirror that fails has another place behind it; a stream is gone.
         let is_last = self.endpoint.is_mirror() || matches!(call.body, Body::Stream(..));
         let failed = |error: RegistryError| Failed {
-            is_passing: error.is_passing() && !is_last,
+            again: match error.is_passing() && !is_last {
+                false => Again::Never,
+                true if self.is_strange(&error) => Again::Quickly,
+                true => Again::Patiently,
+            },
             error: Box::new(error),
             pause: None,
         };
@@ -207,6 +228,15 @@ impl Session<'_> {
             pause,
             ..failed(error)
         })
+    }
+
+    /// Whether nobody answers, and nobody has before.
+    fn is_strange(&self, error: &RegistryError) -> bool {
+        let has_answered = || {
+            self.connection()
+                .is_ok_and(|connection| connection.has_answered())
+        };
+        matches!(error, RegistryError::Http(error) if error.is_unreachable()) && !has_answered()
     }
 
     /// Sends the call with what is known to open the door, and meets a challenge if there is one.
@@ -297,7 +327,7 @@ impl Session<'_> {
                 body,
             };
             let response = match is_own {
-                true => own.http.exchange(request),
+                true => own.exchange(request),
                 false => self.elsewhere(&at)?.http.exchange(request),
             };
             let response = response.map_err(|error| named(error, call))?;

@@ -153,6 +153,8 @@ impl Fetcher<'_> {
                 return Err(HttpError::Stopped.into());
             }
             let piece = match body.read(&mut buffer) {
+                // Who stops it closes the connection, which may look like the end.
+                Ok(0) if (self.stopped)() => return Err(HttpError::Stopped.into()),
                 Ok(0) => break,
                 Ok(n) => &buffer[..n],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

@@ -19,7 +19,7 @@ use mica_builder::sandbox::{self, IdMode};
 use mica_builder::solver::inspect::Inspector;
 use mica_builder::solver::{CachePolicy, Jobs, Solver, Stop};
 
-use crate::commands::{pull, push, why};
+use crate::commands::{push, why};
 use crate::config::Context;
 use crate::diagnostic::hint;
 use crate::progress::transfer::{Shown, Transfers};
@@ -90,6 +90,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let started = agents::open(&args.steps.ssh, &place, work.path())?;
     let agents = agents::sockets(&started);
     let fetcher = Fetcher::new(store, &secrets.all, &agents, &stopped);
+    stop.when_stopped(fetcher.interrupter());
     let opening = Opening {
         store,
         fetcher: &fetcher,
@@ -131,7 +132,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         Style::Plain => Shown::Lines,
         Style::Auto | Style::Tty => Shown::Bars,
     });
-    let hears = |event| pull::show(&transfers, event);
+    let hears = |event| progress.pull(event);
     let images = Images::new(
         Pull {
             store,

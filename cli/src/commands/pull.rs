@@ -222,6 +222,8 @@ pub fn show(transfers: &Transfers, event: PullEvent) {
             };
             transfers.set(&digest, state);
         }
+        // What is drawn is ended by who began it.
+        PullEvent::Ended(_) => {}
         PullEvent::Warning(text) => warn(&text),
     }
 }

@@ -6,13 +6,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use mica_builder::event::{Event, Inputs, Outcome, Planned, StepNumber};
+use mica_builder::pull::PullEvent;
 
+use super::pulling::Pulling;
 use crate::render::printable;
 
 /// Shows each event as lines, as it comes.
 #[derive(Default)]
 pub struct Plain {
     steps: Mutex<BTreeMap<StepNumber, State>>,
+    /// The image that is being pulled.
+    pulling: Mutex<Option<Pulling>>,
 }
 
 struct State {
@@ -87,6 +91,35 @@ impl Plain {
                 };
                 write(&format!("{rest}#{} {end}\n\n{again}", state.index));
             }
+        }
+    }
+}
+
+impl Plain {
+    /// Shows what happens to an image: under the number 0, since the steps have those from 1 on.
+    pub fn pull(&self, event: PullEvent) {
+        let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            PullEvent::Found(name, layers) => {
+                let begun = pulling.insert(Pulling::new(&name, &layers));
+                write(&format!("#0 {}\n", begun.title));
+            }
+            PullEvent::Layer(digest, state) => {
+                let Some(pulling) = pulling.as_mut() else { return };
+                if pulling.set(&digest, state) {
+                    let seconds = pulling.begin.elapsed().as_secs_f64();
+                    write(&format!("#0 {seconds:.3} {}\n", pulling.line(&digest)));
+                }
+            }
+            PullEvent::Ended(error) => {
+                let Some(pulling) = pulling.take() else { return };
+                let end = match error {
+                    None => format!("DONE {:.1}s", pulling.begin.elapsed().as_secs_f64()),
+                    Some(error) => format!("ERROR: {}", printable(&error)),
+                };
+                write(&format!("#0 {end}\n\n"));
+            }
+            PullEvent::Warning(_) => {}
         }
     }
 }

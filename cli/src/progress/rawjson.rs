@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use mica_builder::event::{Event, Outcome, Planned, StepNumber, Stream};
+use mica_builder::pull::{LayerState, PullEvent};
 use mica_fs::digest::Digest;
 use serde_json::{Value, json};
 
 use super::plain::{title, write};
+use super::pulling::Pulling;
 
 /// Shows each event as it comes.
 #[derive(Default)]
 pub struct RawJson {
     steps: Mutex<BTreeMap<StepNumber, Step>>,
+    /// The image that is being pulled.
+    pulling: Mutex<Option<Pulling>>,
 }
 
 struct Step {
@@ -69,6 +73,47 @@ impl RawJson {
                 }
                 json!({ "vertexes": [vertex] })
             }
+        };
+        write(&format!("{shown}\n"));
+    }
+
+    /// Shows what happens to an image: as a vertex, with a status for each layer.
+    pub fn pull(&self, event: PullEvent) {
+        let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = jiff::Timestamp::now().to_string();
+        let vertex = |pulling: &Pulling| {
+            let (digest, name) = (pulling.digest, &pulling.title);
+            json!({ "digest": digest, "name": name, "started": pulling.started })
+        };
+        let shown = match event {
+            PullEvent::Found(name, layers) => {
+                json!({ "vertexes": [vertex(pulling.insert(Pulling::new(&name, &layers)))] })
+            }
+            PullEvent::Layer(digest, state) => {
+                let Some(pulling) = pulling.as_mut() else { return };
+                if !pulling.set(&digest, state) {
+                    return;
+                }
+                let (current, total) = pulling.bytes(&digest);
+                let mut status = json!({
+                    "id": digest, "vertex": pulling.digest, "current": current, "total": total,
+                    "timestamp": now, "started": pulling.started,
+                });
+                if matches!(state, LayerState::Done | LayerState::Exists) {
+                    status["completed"] = json!(now);
+                }
+                json!({ "statuses": [status] })
+            }
+            PullEvent::Ended(error) => {
+                let Some(pulling) = pulling.take() else { return };
+                let mut vertex = vertex(&pulling);
+                vertex["completed"] = json!(now);
+                if let Some(error) = error {
+                    vertex["error"] = json!(error);
+                }
+                json!({ "vertexes": [vertex] })
+            }
+            PullEvent::Warning(_) => return,
         };
         write(&format!("{shown}\n"));
     }

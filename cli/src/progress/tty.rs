@@ -9,8 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use mica_builder::event::{Event, Outcome, Planned, StepNumber};
+use mica_builder::pull::PullEvent;
 
 use super::plain::{clean, title, unchanged, write};
+use super::pulling::Pulling;
 use crate::diagnostic::wants_color;
 
 /// How many lines of output a running step shows.
@@ -51,6 +53,12 @@ impl Tty {
         picture.take(event);
     }
 
+    /// Takes in what happens to an image.
+    pub fn pull(&self, event: PullEvent) {
+        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.pull(event);
+    }
+
     /// Takes the picture away, or draws it again.
     pub fn pause(&self, pause: bool) {
         let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,6 +87,8 @@ impl Drop for Tty {
 struct Picture {
     planned: BTreeMap<StepNumber, Planned>,
     running: BTreeMap<StepNumber, Running>,
+    /// The image that is being pulled, before the steps are planned.
+    pulling: Option<Pulling>,
     /// When the build was planned.
     begin: Option<Instant>,
     /// How many steps have ended.
@@ -127,6 +137,32 @@ impl Picture {
             }
             // The error is shown after the picture, with its line.
             Event::Started(_) | Event::Finished(..) | Event::Error(..) => {}
+        }
+    }
+
+    fn pull(&mut self, event: PullEvent) {
+        match event {
+            PullEvent::Found(name, layers) => {
+                self.pulling = Some(Pulling::new(&name, &layers));
+                self.redraw("");
+            }
+            PullEvent::Layer(digest, state) => {
+                if let Some(pulling) = &mut self.pulling {
+                    pulling.set(&digest, state);
+                }
+                if self.last.is_none_or(|last| last.elapsed() > TICK / 4) {
+                    self.redraw("");
+                }
+            }
+            PullEvent::Ended(error) => {
+                let Some(pulling) = self.pulling.take() else {
+                    return;
+                };
+                let mark = if error.is_some() { " => ERROR " } else { " => " };
+                let time = seconds(pulling.begin.elapsed());
+                self.redraw(&line(&format!("{mark}{}", pulling.title), &time, size().columns));
+            }
+            PullEvent::Warning(_) => {}
         }
     }
 
@@ -193,6 +229,9 @@ impl Picture {
 
     /// The picture: how far the build is, and the steps that run with the end of their output, as far as they fit.
     fn lines(&self, rows: usize, columns: usize) -> Vec<String> {
+        if let Some(pulling) = &self.pulling {
+            return Self::of_pull(pulling, rows, columns);
+        }
         let mut lines = Vec::new();
         let (Some(begin), false) = (self.begin, self.running.is_empty()) else {
             return lines;
@@ -213,6 +252,18 @@ impl Picture {
         lines.truncate(room);
         let count = format!("[+] Building ({}/{})", self.ended, self.planned.len());
         lines.push(line(&count, &seconds(begin.elapsed()), columns));
+        lines
+    }
+}
+
+impl Picture {
+    /// The picture of a pull: its name, and the layers that arrive.
+    fn of_pull(pulling: &Pulling, rows: usize, columns: usize) -> Vec<String> {
+        let time = seconds(pulling.begin.elapsed());
+        let mut lines = vec![line(&format!(" => {}", pulling.title), &time, columns)];
+        let layers = pulling.running().into_iter();
+        lines.extend(layers.map(|layer| line(&format!(" => => {layer}"), "", columns)));
+        lines.truncate(rows.saturating_sub(1));
         lines
     }
 }
