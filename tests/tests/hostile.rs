@@ -1,0 +1,255 @@
+//! Dockerfiles that mean harm: what they try stays in their step, mica lives on, and the store is whole.
+
+use std::fs;
+
+use mica_tests::machine;
+use mica_tests::{Outcome, Scene, base};
+use nix::unistd::Pid;
+
+/// What lies outside, and must not be seen inside.
+const CANARY: &str = "canary-of-the-host";
+
+/// Builds with a file of the host lying about that has [`CANARY`] in it; nothing of it may come out.
+fn build(scene: &Scene, dockerfile: &str, args: &[&str]) -> Outcome {
+    scene.write("canary", CANARY);
+    let built = scene
+        .build(dockerfile, args)
+        .run()
+        .lacks(CANARY)
+        .lacks("panicked at");
+    let mut grep = std::process::Command::new("grep");
+    let found = grep.args(["-rlaF", CANARY]).arg(scene.store()).output();
+    assert_eq!(
+        String::from_utf8_lossy(&found.expect("grep runs").stdout),
+        "",
+        "in the store"
+    );
+    built
+}
+
+/// Nothing is left, and the store has all that it should.
+#[track_caller]
+fn is_whole(scene: &Scene) {
+    scene.is_clean();
+    scene.mica(["fsck"]).ok();
+}
+
+#[test]
+fn files_of_the_host_are_out_of_reach() {
+    for scene in Scene::everyone() {
+        let outside = scene.directory().display().to_string();
+        let store = scene.store().display().to_string();
+        let up = "../".repeat(40);
+        let dockerfile = format!(
+            "\
+FROM base AS links
+RUN ln -s {outside}/canary /absolute && ln -s {up}{outside}/canary /relative && ln -s / /root-link
+RUN ln -s /proc/1/root/{outside} /through-init && ln -s {outside} /directory && ln -s {store} /store
+FROM links
+RUN cat /absolute /relative /root-link{outside}/canary /through-init/canary /directory/canary; ls /store; true
+RUN for p in /proc/[0-9]*; do cat $p/root{outside}/canary $p/cwd/canary $p/environ; ls -l $p/fd; done; true
+RUN --mount=from=links,target=/directory,rw cat /directory/canary /directory/absolute; true
+RUN --mount=from=links,source=/directory,target=/m cat /m/canary
+"
+        );
+        let built = build(&scene, &dockerfile, &[]);
+        assert!(built.has("/0/directory") || built.has("directory: not found") || !built.status.success());
+        for instruction in [
+            "COPY --from=links /absolute /got",
+            "COPY --from=links /through-init/canary /got",
+            "RUN --mount=from=links,source=/store,target=/m ls /m | grep mica.db",
+            "ADD canary ../../../../../canary2\nRUN test -e /canary2 && false",
+        ] {
+            let links = dockerfile.split("FROM links\n").next().unwrap_or_default();
+            let built = build(&scene, &format!("{links}FROM links\n{instruction}\n"), &[]);
+            assert!(!built.status.success(), "{instruction}: {}", built.describe());
+        }
+        is_whole(&scene);
+    }
+}
+
+#[test]
+fn mounts_devices_and_roots_do_not_lead_out() {
+    for scene in Scene::everyone() {
+        let outside = scene.directory().display();
+        let dockerfile = format!(
+            "\
+FROM base
+RUN ! mount -t tmpfs none /mnt && ! mount --bind / /tmp && ! mount -o remount,rw /sys && ! umount /proc/sys
+RUN ! unshare -m true && ! unshare -U true && ! unshare -p true && ! nsenter -t 1 -m true
+RUN mkdir -p /d && mknod /d/disk b 8 0 && ! cat /d/disk; mknod /d/mem c 1 1 && ! head -c 1 /d/mem; mknod /d/fuse c 10 229 && ! cat /d/fuse; true
+RUN mkdir -p /cage && cp /bin/busybox /cage && ! chroot /cage /busybox ls {outside}
+RUN ! echo x > /proc/sys/kernel/core_pattern; ! echo b > /proc/sysrq-trigger; ! echo x > /sys/kernel/uevent_helper
+RUN ! cat /proc/kcore && ! head -c 1 /dev/mem && ! ls /dev/fuse && ! ls /dev/kmsg
+RUN ! pivot_root / /tmp && ! swapoff -a 2>/dev/null; ! reboot -f && ! insmod /bin/busybox && ! hostname other
+"
+        );
+        let built = build(&scene, &dockerfile, &[]);
+        assert!(built.status.success(), "{}", built.describe());
+        is_whole(&scene);
+    }
+}
+
+/// CVE-2019-5736: the program behind PID 1 is mica's own.
+#[test]
+fn mica_s_program_cannot_be_changed() {
+    for scene in Scene::everyone() {
+        let before = fs::read(scene.program()).expect("the program can be read");
+        let dockerfile = "\
+FROM base
+RUN ! echo broken > /proc/1/exe; ! cp /bin/busybox /proc/1/exe; ! truncate -s 0 /proc/1/exe; ! rm /proc/1/exe; true
+RUN ln -sf /proc/1/exe /sh && ! /sh __mica-init < /dev/null; ! dd if=/dev/zero of=/proc/1/mem count=1; true
+ENTRYPOINT [\"/proc/self/exe\"]
+";
+        build(&scene, dockerfile, &["-t", "self"]);
+        scene.mica(["run", "--rm", "self"]).run().lacks(CANARY);
+        assert!(fs::read(scene.program()).is_ok_and(|after| after == before));
+        is_whole(&scene);
+    }
+}
+
+#[test]
+fn a_step_does_not_see_the_secrets_of_another() {
+    for scene in Scene::everyone() {
+        scene.write("secret", "the-other-step-s-secret");
+        let spy = "for i in $(seq 20); do cat /proc/*/environ /run/secrets/* /proc/*/root/run/secrets/* \
+                   /proc/*/cmdline /dev/shm/* /tmp/* /dev/mqueue/*; ipcs 2>/dev/null; sleep 0.1; done 2>/dev/null";
+        let dockerfile = format!(
+            "\
+FROM base AS holder
+RUN --mount=type=secret,id=key,env=KEY --mount=type=secret,id=key cp /run/secrets/key /dev/shm/x && sleep 2
+FROM base AS spy
+RUN ({spy}; true) > /seen
+FROM base
+COPY --from=holder /etc/passwd /a
+COPY --from=spy /seen /seen
+RUN ({spy}; true) > /again
+"
+        );
+        scene
+            .build(&dockerfile, ["--secret=id=key,src=secret", "-t", "spied"])
+            .ok()
+            .lacks("the-other-step-s-secret");
+        for path in ["/seen", "/again"] {
+            assert!(
+                !scene.cat("spied", path).contains("the-other-step"),
+                "as {}",
+                scene.who()
+            );
+        }
+        is_whole(&scene);
+    }
+}
+
+#[test]
+fn signals_stay_inside() {
+    for scene in Scene::everyone() {
+        let dockerfile = "\
+FROM base
+RUN kill -9 1; kill -STOP 1; kill -CHLD 1; true
+RUN trap '' TERM HUP INT; kill -9 -1; true
+";
+        let built = build(&scene, dockerfile, &[]);
+        assert!(built.status.success(), "{}", built.describe());
+        // PID 1 passes signals on to the command, which can also kill itself.
+        build(&scene, "FROM base\nRUN kill -SEGV 1; sleep 60\n", &[]).says("killed by signal 11");
+        build(&scene, "FROM base\nRUN kill -9 0\n", &[]).says("killed by signal 9");
+        is_whole(&scene);
+        scene
+            .mica(["run", "--rm", "base", "sh", "-c", "kill -9 -1; echo alive"])
+            .ok()
+            .says("alive");
+    }
+}
+
+#[test]
+fn what_outlives_its_step_does_not() {
+    for scene in Scene::everyone() {
+        let daemon =
+            "setsid sh -c 'trap \"\" TERM HUP; (sleep 71079; touch /late) > /dev/null 2>&1 < /dev/null &' &";
+        let dockerfile =
+            format!("FROM base\nRUN {daemon} sleep 0.2; echo done > /done\nRUN ! ps | grep 7107[9]\n");
+        let built = build(&scene, &dockerfile, &["-t", "outlived"]);
+        assert!(built.status.success(), "{}", built.describe());
+        assert_eq!(processes("71079"), Vec::<Pid>::new());
+        assert_eq!(scene.cat("outlived", "/done"), "done\n");
+        is_whole(&scene);
+    }
+}
+
+/// Every process that it makes stays within the limit; without control groups that of the user namespace.
+#[test]
+fn a_fork_bomb_is_bounded() {
+    let Some(scene) = Scene::as_user() else { return };
+    let bomb = "RUN bomb() { bomb | bomb & }; bomb; sleep 2; exit 7\n";
+    build(
+        &scene,
+        &format!("FROM base\n{bomb}"),
+        &["--ulimit=nproc=60", "--pids-limit=60"],
+    )
+    .says("fork");
+    is_whole(&scene);
+}
+
+#[test]
+fn a_full_disk_ends_the_step_alone() {
+    let Some(scene) = Scene::changed_by("mount -t tmpfs -o size=24m,mode=755 tmpfs store") else {
+        return;
+    };
+    base::load(&scene);
+    let fill = "\
+FROM base
+RUN dd if=/dev/urandom of=/big bs=1M count=100 || true; for i in $(seq 200); do echo $i > /f$i || true; done
+";
+    // Its changes have no room; that is said, and they are gone.
+    assert!(
+        !build(&scene, fill, &["-t", "full"])
+            .says("o space left")
+            .status
+            .success()
+    );
+    let after = "FROM base\nRUN dd if=/dev/urandom of=/big bs=1M count=100; rm /big; echo here > /small\n";
+    assert!(build(&scene, after, &["-t", "small"]).status.success());
+    assert_eq!(scene.cat("small", "/small"), "here\n");
+    is_whole(&scene);
+}
+
+#[test]
+fn init_can_be_traced_and_gives_nothing_away() {
+    if std::env::consts::ARCH != "x86_64" || machine::programs(&["perl"]).is_none() {
+        return;
+    }
+    for scene in Scene::everyone() {
+        scene
+            .mica(["import", "--host", "perl", "sh", "cat", "ls", "-t", "tools"])
+            .ok();
+        // PTRACE_ATTACH, then what is behind the descriptors of PID 1; chroot(2) twice, and up.
+        let script = format!(
+            "syscall(101, 16, 1, 0, 0); print \"attach: \", $! + 0, \"\\n\";\n\
+             print `ls -l /proc/1/fd /proc/1/cwd /proc/1/root; cat /proc/1/environ /proc/1/maps`;\n\
+             syscall(101, 17, 1, 0, 0);\n\
+             my ($d, $up, $here) = (\"/cage\", \"..\", \".\"); mkdir $d; chroot $d; chdir $up for 1..40; chroot $here;\n\
+             print `cat {}/canary; ls /`;\n",
+            scene.directory().display()
+        );
+        scene.write("ctx/trace.pl", script);
+        let built = build(
+            &scene,
+            "FROM tools\nCOPY trace.pl /\nRUN perl /trace.pl\n",
+            &["-t", "traced"],
+        );
+        drop(built.lacks("mica.db").lacks("ctx"));
+        is_whole(&scene);
+    }
+}
+
+/// The processes with this text in their command line.
+fn processes(text: &str) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let has = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    };
+    pids.filter(has).map(Pid::from_raw).collect()
+}
