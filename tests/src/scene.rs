@@ -93,6 +93,13 @@ impl Scene {
         root.into_iter().chain(Self::as_user()).collect()
     }
 
+    /// One for each way in which steps get the ids of an image: root, and users with and without subordinate ids.
+    pub fn in_every_id_mode() -> Vec<Self> {
+        let mut scenes = Self::everyone();
+        scenes.extend(machine::is_root().then(Self::as_plain_user).flatten());
+        scenes
+    }
+
     /// A scene of root on a machine changed by a shell script that runs in the scene's directory, in a mount
     /// namespace of its own.
     pub fn changed_by(script: &str) -> Option<Self> {

@@ -36,7 +36,7 @@ fn is_whole(scene: &Scene) {
 
 #[test]
 fn files_of_the_host_are_out_of_reach() {
-    for scene in Scene::everyone() {
+    for scene in Scene::in_every_id_mode() {
         let outside = scene.directory().display().to_string();
         let store = scene.store().display().to_string();
         let up = "../".repeat(40);
@@ -70,7 +70,7 @@ RUN --mount=from=links,source=/directory,target=/m cat /m/canary
 
 #[test]
 fn mounts_devices_and_roots_do_not_lead_out() {
-    for scene in Scene::everyone() {
+    for scene in Scene::in_every_id_mode() {
         let outside = scene.directory().display();
         let dockerfile = format!(
             "\
@@ -93,7 +93,7 @@ RUN ! pivot_root / /tmp && ! swapoff -a 2>/dev/null; ! reboot -f && ! insmod /bi
 /// CVE-2019-5736: the program behind PID 1 is mica's own.
 #[test]
 fn mica_s_program_cannot_be_changed() {
-    for scene in Scene::everyone() {
+    for scene in Scene::in_every_id_mode() {
         let before = fs::read(scene.program()).expect("the program can be read");
         let dockerfile = "\
 FROM base
@@ -110,7 +110,7 @@ ENTRYPOINT [\"/proc/self/exe\"]
 
 #[test]
 fn a_step_does_not_see_the_secrets_of_another() {
-    for scene in Scene::everyone() {
+    for scene in Scene::in_every_id_mode() {
         scene.write("secret", "the-other-step-s-secret");
         let spy = "for i in $(seq 20); do cat /proc/*/environ /run/secrets/* /proc/*/root/run/secrets/* \
                    /proc/*/cmdline /dev/shm/* /tmp/* /dev/mqueue/*; ipcs 2>/dev/null; sleep 0.1; done 2>/dev/null";
@@ -143,7 +143,7 @@ RUN ({spy}; true) > /again
 
 #[test]
 fn signals_stay_inside() {
-    for scene in Scene::everyone() {
+    for scene in Scene::in_every_id_mode() {
         let dockerfile = "\
 FROM base
 RUN kill -9 1; kill -STOP 1; kill -CHLD 1; true
@@ -164,7 +164,7 @@ RUN trap '' TERM HUP INT; kill -9 -1; true
 
 #[test]
 fn what_outlives_its_step_does_not() {
-    for scene in Scene::everyone() {
+    for scene in Scene::in_every_id_mode() {
         let daemon =
             "setsid sh -c 'trap \"\" TERM HUP; (sleep 71079; touch /late) > /dev/null 2>&1 < /dev/null &' &";
         let dockerfile =
@@ -219,7 +219,7 @@ fn init_can_be_traced_and_gives_nothing_away() {
     if std::env::consts::ARCH != "x86_64" || machine::programs(&["perl"]).is_none() {
         return;
     }
-    for scene in Scene::everyone() {
+    for scene in Scene::in_every_id_mode() {
         scene
             .mica(["import", "--host", "perl", "sh", "cat", "ls", "-t", "tools"])
             .ok();
