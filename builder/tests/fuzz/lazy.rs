@@ -130,7 +130,7 @@ impl Place {
 }
 
 /// Reads the beginning of each file. Some cannot be read: then their pieces are not what the table says.
-fn look(layer: Arc<Layer>) {
+pub fn look(layer: Arc<Layer>) {
     let overlay = Overlay::read_only(vec![layer]);
     let mut files = Vec::new();
     let walked = export::walk(&overlay, &ImagePath::root(), &mut |_, attr| {
@@ -151,7 +151,7 @@ fn look(layer: Arc<Layer>) {
     }
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
     encoder.write_all(bytes).expect("into memory");
     encoder.finish().expect("into memory")

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 mod corpus;
+mod layers;
 mod lazy;
 mod mutate;
 mod registries;
