@@ -27,7 +27,8 @@ enum Picked {
 }
 
 /// Loads the image `which` of an archive for `platform`, this machine's without one. It gets no name, and stays until a
-/// prune. See [`Archived::open`] for `which`.
+/// prune. `which` is a name, a tag, `@` and the image's number (the first is 0), or a digest; without it there must be one
+/// image only.
 ///
 /// # Errors
 /// [`LoadError`]; no image was added, then.

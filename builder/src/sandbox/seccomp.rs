@@ -29,7 +29,7 @@ pub fn with_virtual_ids(profile: Option<Filter>) -> Filter {
 }
 
 /// Puts this process, which must have one thread, and all its descendants under `filter`. Gives the descriptor at
-/// which calls with [`Action::Notify`](bpf::Action::Notify) are answered, if there are such.
+/// which calls with [`Action::Notify`] are answered, if there are such.
 ///
 /// It is to be called while the process has CAP_SYS_ADMIN in its user namespace: so no_new_privs need not be set,
 /// and set-user-ID programs work.
