@@ -128,20 +128,8 @@ impl Members {
 
     /// An OCI image layout of layers that are packed already.
     pub fn oci_of(name: &str, layers: &[Packed]) -> Self {
-        let mut members = vec![(
-            "oci-layout".to_owned(),
-            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-        )];
-        let mut blob = |kind: &str, bytes: Vec<u8>| {
-            let digest = sha256(&bytes);
-            let descriptor = json!({
-                "mediaType": format!("application/vnd.oci.image.{kind}"),
-                "digest": format!("sha256:{digest}"),
-                "size": bytes.len(),
-            });
-            members.push((format!("blobs/sha256/{digest}"), bytes));
-            descriptor
-        };
+        let mut members = vec![layout_mark()];
+        let mut blob = |kind: &str, bytes: Vec<u8>| add_blob(&mut members, kind, bytes);
         let config = blob("config.v1+json", config(layers));
         let layers: Vec<_> = layers
             .iter()
@@ -171,20 +159,8 @@ impl Members {
 
     /// An OCI image layout of an index, with an image of one layer for each of these architectures.
     pub fn index(name: &str, images: &[(&str, Vec<u8>)]) -> Self {
-        let mut members = vec![(
-            "oci-layout".to_owned(),
-            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-        )];
-        let mut blob = |kind: &str, bytes: Vec<u8>| {
-            let digest = sha256(&bytes);
-            let descriptor = json!({
-                "mediaType": format!("application/vnd.oci.image.{kind}"),
-                "digest": format!("sha256:{digest}"),
-                "size": bytes.len(),
-            });
-            members.push((format!("blobs/sha256/{digest}"), bytes));
-            descriptor
-        };
+        let mut members = vec![layout_mark()];
+        let mut blob = |kind: &str, bytes: Vec<u8>| add_blob(&mut members, kind, bytes);
         let mut entries = Vec::new();
         for (architecture, tar) in images {
             let layer = Packed::gzip(tar);
@@ -283,4 +259,22 @@ fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
+}
+
+/// The file that says that a directory is an OCI image layout.
+fn layout_mark() -> (String, Vec<u8>) {
+    let mark = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    ("oci-layout".to_owned(), mark.to_vec())
+}
+
+/// Adds a blob to a layout, and describes it.
+fn add_blob(members: &mut Vec<(String, Vec<u8>)>, kind: &str, bytes: Vec<u8>) -> Value {
+    let digest = sha256(&bytes);
+    let descriptor = json!({
+        "mediaType": format!("application/vnd.oci.image.{kind}"),
+        "digest": format!("sha256:{digest}"),
+        "size": bytes.len(),
+    });
+    members.push((format!("blobs/sha256/{digest}"), bytes));
+    descriptor
 }

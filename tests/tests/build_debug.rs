@@ -7,7 +7,7 @@ const DOCKERFILE: &str = "\
 FROM base
 ENV COLOUR=blue
 RUN --mount=type=secret,id=word echo kept > /kept
-WORKDIR /work
+WORKDIR /made
 USER 1000:1000
 RUN --mount=type=secret,id=word,mode=444 echo half > /tmp/half; cat /nothing
 ";
@@ -39,7 +39,7 @@ fn a_shell_is_opened_where_a_step_failed() {
         };
         let shown = shown
             .says("failed with exit code 1: RUN")
-            .says("colour=blue uid=1000 in=/work")
+            .says("colour=blue uid=1000 in=/made")
             .says("secret=sesame half=half kept=kept")
             .says("again=1")
             .says("exit code: 1");
@@ -91,18 +91,18 @@ fn a_build_stops_before_and_after_a_step() {
 fn a_copy_is_looked_into_before_and_after() {
     for scene in Scene::everyone() {
         scene.write("ctx/file", "copied");
-        let dockerfile = "FROM base\nENV COLOUR=red\nWORKDIR /work\nCOPY file .\nADD --link file /other\n";
+        let dockerfile = "FROM base\nENV COLOUR=red\nWORKDIR /made\nCOPY file .\nADD --link file /other\n";
         let typed = "ls; echo colour=$COLOUR in=$(pwd); ls /dev/mica; echo by-hand > file\nexit\n";
         let Some(shown) = build(&scene, dockerfile, "--break 3", typed) else {
             return;
         };
         let shown = shown
             .says("#3 has not begun: COPY file .")
-            .says("colour=red in=/work")
+            .says("colour=red in=/made")
             .says("/dev/mica: No such file")
             .lacks("executes its command");
         assert!(shown.status.success(), "{}", shown.describe());
-        assert_eq!(scene.cat("app", "/work/file"), "copied");
+        assert_eq!(scene.cat("app", "/made/file"), "copied");
         let after = build(
             &scene,
             dockerfile,

@@ -5,10 +5,10 @@ use mica_tests::Scene;
 const DOCKERFILE: &str = "\
 FROM base AS build
 ENV KEPT=yes
-RUN mkdir /work && echo one > /work/first && ln /work/first /work/linked
-RUN echo two > /work/second && rm /work/first
+RUN mkdir /made && echo one > /made/first && ln /made/first /made/linked
+RUN echo two > /made/second && rm /made/first
 FROM base
-COPY --from=build /work /result
+COPY --from=build /made /result
 RUN echo three > /result/third
 ";
 
@@ -36,7 +36,7 @@ fn a_step_is_mounted_by_its_number_and_by_its_stage() {
             ("build-1@build:2", "first linked"),
             ("@2", "first linked"),
         ] {
-            let listed = mounted(&scene, step, "ls work");
+            let listed = mounted(&scene, step, "ls made");
             assert_eq!(
                 listed.split_whitespace().collect::<Vec<_>>().join(" "),
                 files,
@@ -50,10 +50,10 @@ fn a_step_is_mounted_by_its_number_and_by_its_stage() {
             3
         );
         // Changes can be made, and are gone with the mount.
-        let script = "cd m && echo x > work/new && ls work";
+        let script = "cd m && echo x > made/new && ls made";
         let changed = scene.mica(["mount", "--rw", "@2", "m", "--", "sh", "-euc", script]);
         changed.ok().says("new");
-        assert!(!mounted(&scene, "@2", "ls work").contains("new"));
+        assert!(!mounted(&scene, "@2", "ls made").contains("new"));
     }
 }
 
@@ -120,10 +120,10 @@ fn all_of_a_build_is_one_tree() {
         let script = "\
             cd m; ls
             ls steps diff
-            cat steps/02-*/work/first diff/03-*/files/work/second
+            cat steps/02-*/made/first diff/03-*/files/made/second
             diff -r image/result steps/06-*/result && echo same
             cat diff/03-*/changes
-            stat -c %h steps/02-*/work/first
+            stat -c %h steps/02-*/made/first
             test \"$(cat Dockerfile)\" = \"$(cat ../ctx/Dockerfile)\" && echo text
             for layer in layers/*; do find $layer | wc -l; done | sort -n | tail -n 1
             find . -printf '%i\\n' | sort | uniq -d | wc -l
@@ -133,11 +133,11 @@ fn all_of_a_build_is_one_tree() {
         let lines: Vec<_> = shown.stdout().lines().map(str::to_owned).collect();
         assert_eq!(lines[..5], ["Dockerfile", "diff", "image", "layers", "steps"]);
         for text in [
-            "03-RUN-echo-two-work-second-rm-work",
+            "03-RUN-echo-two-made-second-rm-made",
             "same",
             "text",
-            "A /work/second",
-            "D /work/first",
+            "A /made/second",
+            "D /made/first",
         ] {
             assert!(
                 lines.iter().any(|line| line == text),
@@ -167,7 +167,7 @@ fn what_is_not_there_is_said() {
     mount("app@9")
         .fails()
         .says("build-1 has no step \"9\"")
-        .says("  3 [build 3/3] RUN echo two > /work/second && rm /work/first");
+        .says("  3 [build 3/3] RUN echo two > /made/second && rm /made/first");
     mount("app@build:9").fails().says("has no step");
     mount("build-7@1").fails().says("build-7 is not known");
     mount("none@1").fails().says("no such image");
