@@ -4,6 +4,8 @@
 
 #![allow(clippy::print_stderr)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -15,29 +17,11 @@ use std::sync::Arc;
 use mica_fs::digest::Digest;
 use mica_fs::layer::writer::{LayerWriter, NewNode};
 use mica_fs::layer::{Layer, Metadata, Timestamp};
-use mica_fs::mount::{self, MountError, MountOptions, Mounted, Permissions};
+use mica_fs::mount::{self, MountError, Mounted};
 use mica_fs::overlay::{Options, Overlay, Upper};
-use mica_fs::path::ImagePath;
 use mica_fs::snapshot;
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
-
-/// Whether this process can mount; says why not.
-fn can_mount() -> bool {
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "not root"
-    } else if !Path::new("/dev/fuse").exists() {
-        "no /dev/fuse"
-    } else {
-        return true;
-    };
-    eprintln!("skipped: {reason}");
-    false
-}
-
-fn path(text: &str) -> ImagePath {
-    ImagePath::clean(text.as_bytes()).unwrap_or_default()
-}
+use common::{Fallible, Outcome, can_mount, options, path};
 
 fn metadata(mode: u32) -> Metadata {
     Metadata {
@@ -60,7 +44,7 @@ fn add_dir(writer: &mut LayerWriter, name: &str) -> Outcome {
 }
 
 /// Two layers: the upper one changes a file, removes one, and hides a directory's content.
-fn layers(directory: &Path) -> Result<Vec<Arc<Layer>>, Box<dyn std::error::Error>> {
+fn layers(directory: &Path) -> Fallible<Vec<Arc<Layer>>> {
     let (below, above) = (directory.join("below"), directory.join("above"));
     fs::create_dir_all(&below)?;
     fs::create_dir_all(&above)?;
@@ -99,7 +83,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(writable: bool) -> Result<Self, Box<dyn std::error::Error>> {
+    fn new(writable: bool) -> Fallible<Self> {
         let base = tempfile::tempdir()?;
         let layers = layers(base.path())?;
         for directory in ["upper", "mnt"] {
@@ -126,7 +110,7 @@ impl Scene {
     }
 
     /// Unmounts, packs what was changed into a layer, and mounts the stack with that layer, read-only.
-    fn committed(self) -> Result<Self, Box<dyn std::error::Error>> {
+    fn committed(self) -> Fallible<Self> {
         let Self {
             base,
             overlay,
@@ -149,19 +133,6 @@ impl Scene {
             overlay,
             mounted,
         })
-    }
-}
-
-fn options(writable: bool) -> MountOptions {
-    MountOptions {
-        writable,
-        traced: false,
-        permissions: Permissions::Kernel,
-        allow_other: true,
-        owner: None,
-        no_dev: true,
-        no_suid: false,
-        name: "test".to_owned(),
     }
 }
 

@@ -1,41 +1,23 @@
 //! How many requests the kernel sends for what programs do. Unlike times, counts do not depend on the machine:
 //! what is lost here is lost everywhere.
 
-#![allow(clippy::print_stderr)]
+mod common;
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mica_fs::layer::writer::{LayerWriter, NewNode};
 use mica_fs::layer::{Layer, Metadata};
-use mica_fs::mount::{self, MountOptions, Mounted, Permissions, RequestKind, Requests};
+use mica_fs::mount::{self, Mounted, RequestKind, Requests};
 use mica_fs::overlay::{Options, Overlay, Upper};
-use mica_fs::path::ImagePath;
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+use common::{Fallible, Outcome, can_mount, options, path};
 
 const DIRECTORIES: usize = 10;
 const FILES: usize = 20;
-
-/// Whether this process can mount; says why not.
-fn can_mount() -> bool {
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "not root"
-    } else if !Path::new("/dev/fuse").exists() {
-        "no /dev/fuse"
-    } else {
-        return true;
-    };
-    eprintln!("skipped: {reason}");
-    false
-}
-
-fn path(text: &str) -> ImagePath {
-    ImagePath::clean(text.as_bytes()).unwrap_or_default()
-}
 
 /// A writable mount of one layer: some directories `dN` with some files `fN`, each of 5 bytes, and `large`.
 struct Scene {
@@ -44,7 +26,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Result<Self, Box<dyn std::error::Error>> {
+    fn new() -> Fallible<Self> {
         let base = tempfile::tempdir()?;
         for directory in ["layer", "upper", "mnt"] {
             fs::create_dir(base.path().join(directory))?;
@@ -83,17 +65,7 @@ impl Scene {
         let upper = Upper::scratch(&base.path().join("upper"));
         let layers = vec![Arc::new(Layer::open(&layer)?)];
         let overlay = Arc::new(Overlay::writable(layers, upper, Options::default())?);
-        let options = MountOptions {
-            writable: true,
-            traced: false,
-            permissions: Permissions::Kernel,
-            allow_other: true,
-            owner: None,
-            no_dev: true,
-            no_suid: true,
-            name: "test".to_owned(),
-        };
-        let mounted = mount::kernel(overlay, &base.path().join("mnt"), &options)?;
+        let mounted = mount::kernel(overlay, &base.path().join("mnt"), &options(true))?;
         Ok(Self { base, mounted })
     }
 
@@ -102,10 +74,7 @@ impl Scene {
     }
 
     /// What `work` makes the kernel ask.
-    fn requests_of(
-        &self,
-        work: impl FnOnce() -> std::io::Result<()>,
-    ) -> Result<Requests, Box<dyn std::error::Error>> {
+    fn requests_of(&self, work: impl FnOnce() -> std::io::Result<()>) -> Fallible<Requests> {
         let before = self.mounted.requests();
         work()?;
         Ok(self.mounted.requests().since(&before))
