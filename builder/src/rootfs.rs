@@ -2,8 +2,7 @@
 //! command runs on it.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use mica_fs::digest::DiffId;
@@ -163,20 +162,7 @@ impl<'a> Rootfs<'a> {
     /// [`RootfsError::Mount`], [`RootfsError::Copy`].
     pub fn mount(&mut self) -> Result<PathBuf, RootfsError> {
         let place = directory(self.work.path().join("root"))?;
-        let permissions = sandbox::callers().map_or(Permissions::Kernel, Permissions::Callers);
-        let options = MountOptions {
-            writable: true,
-            traced: self.record,
-            permissions,
-            allow_other: true,
-            owner: None,
-            // Real root's steps have CAP_MKNOD: what they make must not reach the host's devices. In a user
-            // namespace the kernel sees to that.
-            no_dev: true,
-            no_suid: false,
-            name: "mica".to_owned(),
-        };
-        match mount::kernel(self.overlay.clone(), &place, &options) {
+        match serve(&self.overlay, &place, self.record) {
             Ok(mounted) => self.mounted = Some(mounted),
             // With a single id the owners of files are known to our filesystem alone.
             Err(error @ (MountError::NoFuse { .. } | MountError::Device { .. }))
@@ -191,13 +177,7 @@ impl<'a> Rootfs<'a> {
 
     /// What the owners of its files are known from, while it is mounted.
     pub fn tree(&self) -> Option<VirtualTree> {
-        let mounted = self.mounted.as_ref()?;
-        let root = std::fs::metadata(mounted.place().directory()).ok()?;
-        Some(VirtualTree {
-            device: root.dev(),
-            overlay: Arc::clone(&self.overlay),
-            kernel: mounted.kernel().clone(),
-        })
+        VirtualTree::of(self.mounted.as_ref()?, &self.overlay).ok()
     }
 
     fn copy(&mut self, place: PathBuf, error: &MountError) -> Result<(), RootfsError> {
@@ -284,7 +264,32 @@ impl<'a> Rootfs<'a> {
     }
 }
 
-fn directory(path: PathBuf) -> Result<PathBuf, RootfsError> {
+/// Mounts an overlay for steps on `place`, in this process's mount namespace; `record` is whether it records what is read.
+///
+/// # Errors
+/// [`MountError`].
+pub fn serve(overlay: &Arc<Overlay>, place: &Path, record: bool) -> Result<Mounted, MountError> {
+    let permissions = sandbox::callers().map_or(Permissions::Kernel, Permissions::Callers);
+    let options = MountOptions {
+        writable: true,
+        traced: record,
+        permissions,
+        allow_other: true,
+        owner: None,
+        // Real root's steps have CAP_MKNOD: what they make must not reach the host's devices. In a user
+        // namespace the kernel sees to that.
+        no_dev: true,
+        no_suid: false,
+        name: "mica".to_owned(),
+    };
+    mount::kernel(Arc::clone(overlay), place, &options)
+}
+
+/// A new directory.
+///
+/// # Errors
+/// [`RootfsError::Directory`].
+pub fn directory(path: PathBuf) -> Result<PathBuf, RootfsError> {
     match std::fs::create_dir(&path) {
         Ok(()) => Ok(path),
         Err(source) => Err(RootfsError::Directory { path, source }),

@@ -23,7 +23,7 @@ use crate::leak::{Leak, Leaks};
 use crate::ledger::Ledger;
 use crate::op::copy::{CopyError, make_directory};
 use crate::op::identity::IdentityError;
-use crate::op::mount::{self, Means, MountError, Ready, Resolved};
+use crate::op::mount::{self, Means, MountError, Ready, Resolved, SharedCaches};
 use crate::op::run;
 use crate::op::run::RunError;
 use crate::origin::{BuildContext, Part};
@@ -288,6 +288,8 @@ pub struct Solver<'a> {
     pub leaks: &'a Leaks,
     /// The sockets of the SSH agents that it gave (`--ssh`).
     pub agents: &'a BTreeMap<String, PathBuf>,
+    /// The caches that steps have at the moment (`--mount=type=cache`).
+    pub shared_caches: &'a SharedCaches,
     /// Fetches what is elsewhere.
     pub fetcher: &'a Fetcher<'a>,
     /// Whether the cache is asked.
@@ -604,6 +606,7 @@ impl Solver<'_> {
     ) -> Result<Ready<'s>, StepError> {
         let means = Means {
             store: self.store,
+            shared: self.shared_caches,
             secrets: self.secrets,
             agents: self.agents,
             stopped,

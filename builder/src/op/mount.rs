@@ -1,19 +1,21 @@
 //! What a RUN sees besides its root filesystem, made ready: `--mount`.
 //!
 //! Files of a stage or an image are bound from a mount of its layers, files of a directory of the host from an overlay
-//! that they are placed in; in both the step may write and nothing is kept. A cache is a directory of the store. A
-//! secret never touches the disk.
+//! that they are placed in; in both the step may write and nothing is kept. A cache is a directory of the store, or a
+//! filesystem of mica's where no directory could keep its owners. A secret never touches the disk.
 //!
 //! The mount points are virtual nodes of whatever they lie in, so that a layer has nothing of them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mica_fs::digest::Digest;
-use mica_fs::overlay::{Follow, Virtual, VirtualNode};
+use mica_fs::overlay::{self, Follow, Overlay, Virtual, VirtualNode};
 use mica_fs::path::{ImagePath, InvalidPath};
 use mica_fs::store::{Store, StoreError, WorkDir};
 use serde_json::{Value, json};
@@ -28,8 +30,11 @@ use crate::sandbox::{self, Access, Secret};
 use crate::ssh::Forward;
 
 pub mod cache;
+mod served;
 
 use cache::{CacheDirectory, CacheError, Wanted};
+use served::Served;
+pub use served::SharedCaches;
 
 /// The directory of the store that holds the caches.
 const CACHES: &str = "cache-mounts";
@@ -227,6 +232,8 @@ pub fn inputs(mounts: &[Resolved<'_>]) -> Value {
 pub struct Means<'a> {
     /// Holds the caches.
     pub store: &'a Store,
+    /// Those that steps have at the moment.
+    pub shared: &'a SharedCaches,
     /// The secrets of the command line.
     pub secrets: &'a BTreeMap<String, Secret>,
     /// The sockets of the SSH agents that it gave.
@@ -250,7 +257,15 @@ pub struct Ready<'a> {
     pub owners: Vec<(OsString, u32, u32)>,
     forwards: Vec<(Forward, WorkDir)>,
     bound: Vec<Rootfs<'a>>,
-    caches: BTreeMap<Digest, CacheDirectory>,
+    caches: BTreeMap<Digest, Cache>,
+}
+
+/// A cache in use.
+enum Cache {
+    /// The kernel keeps the owners of what is in it.
+    Directory(CacheDirectory),
+    /// Mica does.
+    Served(Arc<Served>),
 }
 
 /// A mount with a place.
@@ -292,12 +307,8 @@ impl<'a> Ready<'a> {
                 Kind::Ssh(mount) => ready.agent_socket(mount, means)?,
             };
             let target = Path::new("/").join(placed.target.as_os_str());
-            let permissions = match &placed.resolved.kind {
-                Kind::Cache { mount, seed: None } if mount.part.is_empty() => Some(mount.permissions),
-                Kind::Ssh(mount) => Some(mount.permissions),
-                _ => None,
-            };
-            if let Some(Permissions { uid, gid, .. }) = permissions {
+            if let Kind::Ssh(mount) = &placed.resolved.kind {
+                let Permissions { uid, gid, .. } = mount.permissions;
                 ready.owners.push((target.clone().into(), uid, gid));
             }
             ready.mounts.push(sandbox::Mount { kind, target });
@@ -307,7 +318,11 @@ impl<'a> Ready<'a> {
 
     /// The filesystems that are served for them.
     pub fn trees(&self) -> impl Iterator<Item = sandbox::VirtualTree> {
-        self.bound.iter().filter_map(Rootfs::tree)
+        let caches = self.caches.values().filter_map(|cache| match cache {
+            Cache::Directory(_) => None,
+            Cache::Served(served) => Some(served.tree().clone()),
+        });
+        self.bound.iter().filter_map(Rootfs::tree).chain(caches)
     }
 
     /// Sorts the mounts by their targets, and gives each mount point to what it lies in: to the step's root or to
@@ -425,7 +440,7 @@ impl<'a> Ready<'a> {
         let layers = part.origin().as_layers().unwrap_or_default();
         let mut rootfs = Rootfs::prepare(means.store, layers, inner.collect())?;
         if part.origin().as_layers().is_none() {
-            fill(&rootfs, part)?;
+            fill(rootfs.overlay(), part, &top)?;
         }
         let root = rootfs.mount()?;
         self.bound.push(rootfs);
@@ -443,15 +458,25 @@ impl<'a> Ready<'a> {
         seed: Option<&Part<'_>>,
         inner: &[Virtual],
     ) -> Result<sandbox::MountKind, MountError> {
-        let path = self.caches[&cache_key(mount, seed)].path().to_owned();
+        let cache = &self.caches[&cache_key(mount, seed)];
+        let path = match cache {
+            Cache::Directory(directory) => directory.path(),
+            Cache::Served(served) => served.place(),
+        };
         for inner in inner {
-            let at = path.join(&mount.part).join(inner.path.as_os_str());
+            let relative = image_path(&mount.part).map(|part| under(&part, &inner.path))?;
             let is_file = matches!(inner.node, VirtualNode::File(_));
-            make_mount_point(&path, &at, is_file)
-                .map_err(|source| MountError::MountPoint { path: at, source })?;
+            let made = match cache {
+                Cache::Directory(_) => make_mount_point(path, &relative, is_file),
+                Cache::Served(served) => served.make_mount_point(&relative, is_file),
+            };
+            made.map_err(|source| MountError::MountPoint {
+                path: path.join(relative.as_os_str()),
+                source,
+            })?;
         }
         Ok(sandbox::MountKind::Bind {
-            source: path,
+            source: path.to_owned(),
             part: PathBuf::from(&mount.part),
             access: access(mount.writable),
         })
@@ -478,15 +503,38 @@ impl<'a> Ready<'a> {
                     path: part.wanted().to_owned(),
                 });
             }
-            let seed = part.map(|part| move |at: &Path| seed(part, at, means.store).map_err(Into::into));
-            let wanted = Wanted {
-                key,
-                sharing,
-                permissions: mount.permissions,
-                seed: seed.as_ref().map(|seed| seed as &cache::Seed<'_>),
-            };
             let root = means.store.root().join(CACHES);
-            let opened = CacheDirectory::open(&root, &wanted, means.stopped);
+            let opened = match is_served() {
+                true => {
+                    let seed = |at: &Path| -> Result<(), cache::SeedFailure> {
+                        served::make(at, mount.permissions, |overlay| match part {
+                            Some(part) => fill(overlay, part, &ImagePath::root()).map_err(SeedError::from),
+                            None => Ok(()),
+                        })?;
+                        Ok(())
+                    };
+                    let wanted = Wanted {
+                        key,
+                        sharing,
+                        permissions: mount.permissions,
+                        seed: Some(&seed),
+                    };
+                    let means_of = (means.store, means.stopped);
+                    let served = means.shared.open(&root, &wanted, means_of);
+                    served.map(Cache::Served)
+                }
+                false => {
+                    let seed =
+                        part.map(|part| move |at: &Path| seed(part, at, means.store).map_err(Into::into));
+                    let wanted = Wanted {
+                        key,
+                        sharing,
+                        permissions: mount.permissions,
+                        seed: seed.as_ref().map(|seed| seed as &cache::Seed<'_>),
+                    };
+                    CacheDirectory::open(&root, &wanted, means.stopped).map(Cache::Directory)
+                }
+            };
             let opened = opened.map_err(|source| MountError::Cache {
                 id: mount.id.clone(),
                 source,
@@ -497,10 +545,19 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// What tells a cache from others: as with BuildKit, also what it held at first and how it was made.
+/// Whether caches are served by mica: where the kernel has a single id, no directory could keep their owners.
+fn is_served() -> bool {
+    sandbox::callers().is_some()
+}
+
+/// What tells a cache from others: as with BuildKit, also what it held at first and how it was made. What mica serves and
+/// what is a directory are two caches.
 fn cache_key(mount: &CacheMount, seed: Option<&Part<'_>>) -> Digest {
     let Permissions { uid, gid, mode } = mount.permissions;
-    let name = json!({"id": mount.id, "files": seed.map(Part::digest), "owner": [uid, gid, mode]});
+    let mut name = json!({"id": mount.id, "files": seed.map(Part::digest), "owner": [uid, gid, mode]});
+    if is_served() {
+        name["served"] = true.into();
+    }
     Digest::of(name.to_string().as_bytes())
 }
 
@@ -511,12 +568,12 @@ fn access(writable: bool) -> Access {
     }
 }
 
-/// Places the files of a host's directory in an overlay of their own.
-fn fill(rootfs: &Rootfs<'_>, part: &Part<'_>) -> Result<(), CopyError> {
+/// Places the files of a part in an overlay.
+fn fill(overlay: &Overlay, part: &Part<'_>, at: &ImagePath) -> Result<(), CopyError> {
     let exclude = Ignore::default();
     let origin = part.origin();
     let sources = Sources::one(origin.tree(), part.wanted(), &exclude, origin.place())?;
-    sources.place_whole(rootfs.overlay(), &ImagePath::root().join(PLACED))
+    sources.place_whole(overlay, at)
 }
 
 /// Why a new cache cannot be filled.
@@ -530,6 +587,8 @@ enum SeedError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(transparent)]
+    Overlay(#[from] overlay::Error),
 }
 
 /// Fills the new directory `at` of a cache.
@@ -541,21 +600,21 @@ fn seed(part: &Part<'_>, at: &Path, store: &Store) -> Result<(), SeedError> {
         }
         None => {
             let rootfs = Rootfs::prepare(store, &[], Vec::new())?;
-            fill(&rootfs, part)?;
-            export::place(rootfs.overlay(), &ImagePath::root().join(PLACED), Follow::No, at)?;
+            let placed = ImagePath::root().join(PLACED);
+            fill(rootfs.overlay(), part, &placed)?;
+            export::place(rootfs.overlay(), &placed, Follow::No, at)?;
         }
     }
     Ok(())
 }
 
-/// Makes `path` and what is above it below `root`, a directory that builds before this one wrote to: no symbolic link
+/// Makes `path` and what is above it in `root`, a directory that builds before this one wrote to: no symbolic link
 /// of theirs is followed.
-fn make_mount_point(root: &Path, path: &Path, is_file: bool) -> io::Result<()> {
+fn make_mount_point(root: &Path, path: &ImagePath, is_file: bool) -> io::Result<()> {
     let mut at = root.to_owned();
-    let relative = path.strip_prefix(root).map_err(io::Error::other)?;
-    let mut names = relative.components().peekable();
+    let mut names = path.components().peekable();
     while let Some(name) = names.next() {
-        at.push(name);
+        at.push(OsStr::from_bytes(name));
         match fs::symlink_metadata(&at) {
             Ok(found) if found.is_symlink() => {
                 return Err(io::Error::other("a symbolic link is in the way"));

@@ -23,13 +23,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use mica_fs::caller::{Callers, Capability, Credential};
-use mica_fs::mount::Kernel;
+use mica_fs::mount::{Kernel, Mounted};
 use mica_fs::overlay::Overlay;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -60,6 +61,21 @@ pub struct VirtualTree {
     pub overlay: Arc<Overlay>,
     /// What the kernel remembers of it.
     pub kernel: Kernel,
+}
+
+impl VirtualTree {
+    /// What an overlay tells that is mounted.
+    ///
+    /// # Errors
+    /// If nothing can be asked of the mount.
+    pub fn of(mounted: &Mounted, overlay: &Arc<Overlay>) -> io::Result<Self> {
+        let root = std::fs::metadata(mounted.place().directory())?;
+        Ok(Self {
+            device: root.dev(),
+            overlay: Arc::clone(overlay),
+            kernel: mounted.kernel().clone(),
+        })
+    }
 }
 
 impl VirtualIds {

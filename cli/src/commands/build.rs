@@ -11,6 +11,7 @@ use mica_builder::export::Owners;
 use mica_builder::image::Image;
 use mica_builder::ledger::Ledger;
 use mica_builder::lint::Linter;
+use mica_builder::op::mount::SharedCaches;
 use mica_builder::pull::{Images, JOBS, Pull};
 use mica_builder::push::Push;
 use mica_builder::reference::Reference;
@@ -157,6 +158,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             secrets: &secrets.all,
             leaks: &secrets.leaks,
             agents: &agents,
+            shared_caches: &SharedCaches::default(),
             fetcher: &fetcher,
             policy,
             mode: args.cache.cache.into(),

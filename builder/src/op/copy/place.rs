@@ -54,8 +54,7 @@ impl Sources<'_> {
 }
 
 impl Sources<'_> {
-    /// Copies the sources, which are one, to `destination`: unlike COPY a directory as well, with its owner and mode,
-    /// unless it is the root.
+    /// Copies the sources, which are one, to `destination`: unlike COPY a directory as well, with its owner and mode.
     ///
     /// # Errors
     /// As [`Self::place`].
@@ -73,7 +72,7 @@ impl Sources<'_> {
             let from = (&source.path, &ImagePath::root());
             match source.node.kind {
                 Kind::Directory => {
-                    copier.directory(self, from, &source.node, destination, Existing::Keep)?;
+                    copier.directory(self, from, &source.node, destination, Existing::Update)?;
                 }
                 _ => copier.leaf(self, &source.path, &source.node, destination)?,
             }

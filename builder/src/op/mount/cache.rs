@@ -2,7 +2,8 @@
 //!
 //! Below `cache-mounts/` of the store each cache has a directory, named by the digest of all that tells it from
 //! others. In it lie the caches' instances: directories `0`, `1`..., of which more than one comes to be only by
-//! `sharing=private`, each with a file `N.lock` that its users hold locked (flock(2)).
+//! `sharing=private`, each with a file `N.lock` that its users hold locked (flock(2)). An instance is what the steps see,
+//! or an upper of what is served to them (`served.rs`).
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -14,6 +15,7 @@ use mica_fs::digest::Digest;
 
 use crate::dockerfile::mount::Sharing;
 use crate::graph::Permissions;
+use crate::rootfs::RootfsError;
 
 /// How often a step looks whether a cache has become free.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -43,7 +45,10 @@ pub enum CacheError {
     },
     /// What it is to hold at first cannot be put there.
     #[error("cannot fill a new cache")]
-    Seed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Seed(#[source] SeedFailure),
+    /// It cannot be mounted.
+    #[error("cannot serve it")]
+    Serve(#[source] Box<RootfsError>),
     /// The build was stopped while it waited.
     #[error("the build was stopped")]
     Stopped,
@@ -70,7 +75,10 @@ pub struct Wanted<'a> {
 }
 
 /// Puts into a new directory what it holds at first.
-pub type Seed<'a> = dyn Fn(&Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
+pub type Seed<'a> = dyn Fn(&Path) -> Result<(), SeedFailure> + 'a;
+
+/// Why it could not.
+pub type SeedFailure = Box<dyn std::error::Error + Send + Sync>;
 
 impl CacheDirectory {
     /// Opens a cache below `root`, and makes it if there is none. Waits for it if need be, until `stopped` says that
@@ -180,10 +188,7 @@ fn make(path: &Path, wanted: &Wanted<'_>) -> Result<(), CacheError> {
     match wanted.seed {
         Some(seed) => seed(&new).map_err(CacheError::Seed)?,
         None => {
-            // Where the kernel has a single id, the owner is told of at each step.
-            if crate::sandbox::callers().is_none() {
-                chown(&new, Some(uid), Some(gid)).map_err(|source| CacheError::Owner { uid, gid, source })?;
-            }
+            chown(&new, Some(uid), Some(gid)).map_err(|source| CacheError::Owner { uid, gid, source })?;
             let mode = fs::Permissions::from_mode(mode);
             fs::set_permissions(&new, mode).map_err(io("set the mode of", &new))?;
         }
