@@ -51,7 +51,7 @@ pub use init::init_main;
 pub use limits::{InvalidUlimit, Limits, Ulimit};
 pub use network::{NETWORK_FILES, Network, network_files};
 pub use running::{Running, Signaller};
-pub use supervisor::{VirtualIds, VirtualTree};
+pub use supervisor::{Answered, Supervised, VirtualTree};
 pub(crate) use sys::die_with_parent;
 
 /// The hidden first argument under which the program must call [`init_main`] before anything else.
@@ -94,12 +94,12 @@ pub struct Spec {
     pub capabilities: Capabilities,
     /// How much it may use.
     pub limits: Limits,
-    /// Whom mounts of other filesystems belong to, in the order of user and group: for [`Self::ids`] only, since
+    /// Whom mounts of other filesystems belong to, in the order of user and group: for [`Answered::Ids`] only, since
     /// elsewhere they have their owners already.
     pub owners: Vec<(OsString, u32, u32)>,
-    /// What its ids are known from, if the kernel has only one: [`IdMode::Single`].
+    /// What mica answers some of its system calls from, where the kernel cannot do what they ask for.
     #[serde(skip)]
-    pub ids: Option<VirtualIds>,
+    pub supervised: Option<Supervised>,
 }
 
 /// A file that the command finds below /dev: where Docker puts scripts of the Dockerfile.
@@ -130,7 +130,7 @@ impl Spec {
             capabilities: Capabilities::Default,
             limits: Limits::default(),
             owners: Vec::new(),
-            ids: None,
+            supervised: None,
         }
     }
 }

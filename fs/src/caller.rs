@@ -67,7 +67,8 @@ pub enum Capability {
 }
 
 impl Capability {
-    const fn bit(self) -> u64 {
+    /// The mask of it.
+    pub const fn bit(self) -> u64 {
         1 << self as u8
     }
 }

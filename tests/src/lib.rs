@@ -13,6 +13,7 @@ pub mod binary;
 pub mod changes;
 pub mod child;
 pub mod command;
+pub mod image;
 pub mod leftovers;
 pub mod machine;
 pub mod namespace;
@@ -26,6 +27,7 @@ pub mod stargz;
 pub mod way;
 
 pub use command::{Outcome, Run, Running};
+pub use image::Image;
 pub use proxy::Proxy;
 pub use registry::Registry;
 pub use repository::Repository;

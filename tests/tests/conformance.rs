@@ -20,6 +20,13 @@ fn builds_equal_docker_s() {
 }
 
 #[test]
+fn builds_with_subordinate_ids_equal_docker_s() {
+    if let Some(scene) = Scene::as_user() {
+        check(&scene, Scene::program);
+    }
+}
+
+#[test]
 fn builds_without_subordinate_ids_equal_docker_s() {
     if let Some(scene) = Scene::as_plain_user() {
         check(&scene, Scene::program);

@@ -142,7 +142,7 @@ pub fn spec(
     let workdir = working_directory(rootfs, &run.workdir)?;
     let proxies = run.proxies.iter().map(|(k, v)| (k.clone(), v.clone()));
     let mut spec = Spec::new(rootfs.mount()?, &run.args);
-    spec.ids = sandbox::VirtualIds::of(rootfs.tree().into_iter().chain(mounts.trees()));
+    spec.supervised = sandbox::Supervised::of(rootfs.tree().into_iter().chain(mounts.trees()));
     spec.owners.clone_from(&mounts.owners);
     // Like BuildKit, a variable that the step has anyway stays.
     let agent = mounts

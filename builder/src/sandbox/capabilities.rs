@@ -25,6 +25,7 @@ const LAST: u8 = 40;
 const KILL: u8 = 5;
 /// CAP_SYS_ADMIN of capability.h.
 const SYS_ADMIN: u8 = 21;
+const MKNOD: u8 = 27;
 
 impl Capabilities {
     /// As a bit mask: what a step's root has.
@@ -75,6 +76,11 @@ impl CapabilitySet {
 /// Whether this process holds CAP_SYS_ADMIN in its user namespace.
 pub(super) fn has_sys_admin() -> bool {
     sys::capabilities().is_ok_and(|(effective, _)| effective.contains(SYS_ADMIN))
+}
+
+/// Whether this process holds CAP_MKNOD in its user namespace, and so can leave it to a step.
+pub(super) fn has_mknod() -> bool {
+    sys::capabilities().is_ok_and(|(effective, _)| effective.contains(MKNOD))
 }
 
 /// Leaves this process, and what it execs, with the step's capabilities and no others.

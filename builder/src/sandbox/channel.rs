@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Failure;
 use super::terminal::Size;
-use super::{Exit, Spec, sys};
+use super::{Answered, Exit, Spec, sys};
 
 /// More than any environment and argument list the kernel accepts, as JSON.
 const MAX_MESSAGE: u32 = 64 << 20;
@@ -22,8 +22,8 @@ const MAX_MESSAGE: u32 = 64 << 20;
 pub(super) struct Start {
     pub(super) spec: Spec,
     pub(super) terminal: Option<Size>,
-    /// Whether mica answers for the ids of the image.
-    pub(super) virtual_ids: bool,
+    /// Which of its system calls mica answers.
+    pub(super) answered: Option<Answered>,
 }
 
 /// mica's later messages.

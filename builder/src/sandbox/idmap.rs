@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +16,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, getgid, getuid, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
-use super::capabilities::has_sys_admin;
+use super::capabilities::{has_mknod, has_sys_admin};
 use super::doctor;
 use super::error::SandboxError;
 use super::subid::{self, Kind, Owner};
@@ -211,6 +212,13 @@ pub fn callers() -> Option<Arc<Callers>> {
     static CALLERS: OnceLock<Arc<Callers>> = OnceLock::new();
     let is_single = entered() == Some(IdMode::Single);
     is_single.then(|| Arc::clone(CALLERS.get_or_init(Arc::default)))
+}
+
+/// Whether the kernel makes devices for the steps' root: with CAP_MKNOD, and in the first user namespace only.
+pub fn makes_devices() -> bool {
+    /// `PROC_USER_INIT_INO` of linux/proc_ns.h.
+    const FIRST: u64 = 0xEFFF_FFFD;
+    has_mknod() && fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == FIRST)
 }
 
 /// How ids are mapped in this process, once it has entered its namespaces.

@@ -20,8 +20,8 @@ use super::capabilities::{CapabilitySet, drop_to, drop_to_init};
 use super::channel::{Channel, Order, Report, Start};
 use super::error::{Failure, Step, errno_of};
 use super::process::{self, Streams};
-use super::seccomp::{self, Filter, profile::default_profile};
-use super::{Capabilities, Exit, MountKind, Network, Spec, limits, mounts, sys};
+use super::seccomp::{self, Filter, bpf::Architecture, profile::default_profile};
+use super::{Answered, Capabilities, Exit, MountKind, Network, Spec, limits, mounts, sys};
 
 /// The main function of the program when its first argument is [`INIT_ARG`](super::INIT_ARG).
 ///
@@ -185,13 +185,14 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
         )),
     }
     umask(Mode::empty());
-    let pty = mounts::set_up(spec, (start.terminal, start.virtual_ids), &mut warn)?;
+    let virtual_ids = start.answered == Some(Answered::Ids);
+    let pty = mounts::set_up(spec, (start.terminal, virtual_ids), &mut warn)?;
     chdir(&spec.cwd)
         .map_err(|errno| Failure::new(Step::WorkingDirectory, spec.cwd.display().to_string(), errno))?;
     limits::raise(&spec.limits.ulimits)?;
     // While init still has CAP_SYS_ADMIN: see there.
     filter(channel, start, &mut warn)?;
-    if start.virtual_ids {
+    if virtual_ids {
         give_mounts(spec)?;
     }
     drop_to(spec.capabilities).map_err(|errno| Failure::new(Step::Capabilities, "", errno))?;
@@ -218,8 +219,7 @@ fn have_connected(channel: &Channel) -> io::Result<()> {
     }
 }
 
-/// Puts this process, and the command with it, under Docker's profile; and has mica answer what concerns ids, where the
-/// kernel cannot.
+/// Puts this process, and the command with it, under Docker's profile; and has mica answer what the kernel cannot.
 fn filter(channel: &Channel, start: &Start, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
     let profile = match start.spec.capabilities {
         Capabilities::All => None,
@@ -231,8 +231,21 @@ fn filter(channel: &Channel, start: &Start, warn: &mut dyn FnMut(String)) -> Res
             profile
         }
     };
-    if start.virtual_ids {
-        return be_supervised(channel, seccomp::with_virtual_ids(profile));
+    match start.answered {
+        Some(Answered::Ids) => {
+            return be_supervised(channel, &seccomp::supervised(profile, Answered::Ids))
+                .map_err(filter_failed);
+        }
+        // Without it a step works as well, as long as it makes no device.
+        Some(Answered::Devices) if !Architecture::NATIVE.is_empty() => {
+            match be_supervised(channel, &seccomp::supervised(profile.clone(), Answered::Devices)) {
+                Err(Errno::ENOSYS | Errno::EINVAL | Errno::EBUSY) => {
+                    warn("devices cannot be made: nothing more can answer system calls here".into());
+                }
+                supervised => return supervised.map_err(filter_failed),
+            }
+        }
+        Some(Answered::Devices) | None => {}
     }
     let Some(profile) = profile else {
         return Ok(());
@@ -243,8 +256,12 @@ fn filter(channel: &Channel, start: &Start, warn: &mut dyn FnMut(String)) -> Res
             warn("system calls are not filtered: this kernel cannot".into());
             Ok(())
         }
-        Err(errno) => Err(Failure::new(Step::SystemCalls, "", errno)),
+        Err(errno) => Err(filter_failed(errno)),
     }
+}
+
+fn filter_failed(errno: Errno) -> Failure {
+    Failure::new(Step::SystemCalls, "", errno)
 }
 
 /// Tells mica whom the files of other filesystems belong to.
@@ -262,16 +279,16 @@ fn give_mounts(spec: &Spec) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts this process and all of the step under a filter, and waits until mica answers the calls that it holds up.
-fn be_supervised(channel: &Channel, filter: Filter) -> Result<(), Failure> {
-    let failed = |errno| Failure::new(Step::SystemCalls, "", errno);
-    let told = |error: io::Error| failed(errno_of(&error));
+/// Puts this process and all of the step under a filter, and waits until mica answers the calls that it holds up. On an
+/// error there is no filter.
+fn be_supervised(channel: &Channel, filter: &Filter) -> Result<(), Errno> {
+    let told = |error: io::Error| errno_of(&error);
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let mounts = open("/proc/self/ns/mnt", flags, Mode::empty()).map_err(failed)?;
+    let mounts = open("/proc/self/ns/mnt", flags, Mode::empty())?;
     channel
         .send(&Report::Entered, Some(mounts.as_fd()))
         .map_err(told)?;
-    let listener = seccomp::install(&filter).map_err(failed)?;
+    let listener = seccomp::install(filter)?;
     channel
         .send(&Report::Filtered, listener.as_ref().map(AsFd::as_fd))
         .map_err(told)?;
@@ -280,7 +297,7 @@ fn be_supervised(channel: &Channel, filter: Filter) -> Result<(), Failure> {
             Some((Order::Supervised, _)) => return Ok(()),
             // There is no command yet that it could be for.
             Some((Order::Signal(_) | Order::Connected, _)) => {}
-            None => return Err(failed(Errno::EPIPE)),
+            None => return Err(Errno::EPIPE),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::channel::{Channel, Order, Report, Start};
 use super::error::SandboxError;
 use super::pasta::Pasta;
 use super::program::Program;
-use super::{Capabilities, Exit, INIT_ARG, MountKind, Spec, Stdin, Stdio, VirtualIds, supervisor, sys};
+use super::{Capabilities, Exit, INIT_ARG, MountKind, Spec, Stdin, Stdio, Supervised, supervisor, sys};
 
 impl Spec {
     /// Starts the command. On return its world is made and the command runs (or has failed to be
@@ -62,7 +62,7 @@ impl Spec {
         let start = Start {
             spec: self.clone(),
             terminal,
-            virtual_ids: self.ids.is_some(),
+            answered: self.supervised.as_ref().map(|supervised| supervised.answered),
         };
         let stdin = stdin.as_ref().map(OwnedFd::as_fd);
         running
@@ -206,8 +206,10 @@ impl Running {
             match self.receive()? {
                 Some((Report::Entered, descriptor)) => mounts = descriptor,
                 Some((Report::Filtered, listener)) => {
-                    if let (Some(mounts), Some(listener), Some(ids)) = (mounts.take(), listener, &spec.ids) {
-                        self.supervise(mounts, listener, (ids, spec.capabilities))?;
+                    if let (Some(mounts), Some(listener), Some(what)) =
+                        (mounts.take(), listener, &spec.supervised)
+                    {
+                        self.supervise(mounts, listener, (what, spec.capabilities))?;
                     }
                 }
                 Some((Report::Started, master)) => {
@@ -246,14 +248,14 @@ impl Running {
         &mut self,
         mounts: OwnedFd,
         listener: OwnedFd,
-        (ids, capabilities): (&VirtualIds, Capabilities),
+        (what, capabilities): (&Supervised, Capabilities),
     ) -> Result<(), SandboxError> {
         let failed = |source| SandboxError::Spawn {
             action: "answer its system calls",
             source,
         };
         self.supervisor =
-            Some(supervisor::start(listener, mounts, ids.clone(), capabilities).map_err(failed)?);
+            Some(supervisor::start(listener, mounts, what.clone(), capabilities).map_err(failed)?);
         self.channel.send(&Order::Supervised, None).map_err(failed)
     }
 

@@ -11,11 +11,11 @@ use nix::errno::Errno;
 
 pub use bpf::Filter;
 
-use super::sys;
+use super::{Answered, sys};
 use bpf::{Action, Architecture, Table};
 
-/// The filter of a step in which mica answers for the ids of the image; what `profile` says of all else, or nothing.
-pub fn with_virtual_ids(profile: Option<Filter>) -> Filter {
+/// The filter of a step some of whose calls mica answers; what `profile` says of all else, or nothing.
+pub fn supervised(profile: Option<Filter>, answered: Answered) -> Filter {
     let mut filter = profile.unwrap_or_else(|| {
         let tables = Architecture::NATIVE.iter();
         Filter::new(
@@ -24,7 +24,7 @@ pub fn with_virtual_ids(profile: Option<Filter>) -> Filter {
                 .collect(),
         )
     });
-    emulate::add_to(&mut filter);
+    emulate::add_to(&mut filter, answered);
     filter
 }
 

@@ -1,8 +1,9 @@
-//! Answers to the system calls of a step in the kernel's place, where the kernel knows one id and the image many.
+//! Answers to the system calls of a step in the kernel's place: those that make devices, where the kernel refuses them,
+//! and those about ids, where the kernel knows one id and the image many.
 //!
 //! A thread of mica receives the calls that the step's filter holds up (`seccomp/emulate.rs`), and answers from what
-//! mica knows: owners from the metadata of the overlay, identities from the table of [`Callers`]. What it is not sure
-//! of it lets the kernel do, so that at worst something is as it would be without it.
+//! mica knows: owners from the metadata of the overlay, identities from the table of [`Callers`], or from the kernel
+//! where it has them. What it is not sure of it lets the kernel do, so that at worst something is as it would be without it.
 //!
 //! - The thread lives in the step's mount namespace, so that an absolute path means the same to both. It only looks
 //!   paths up there: it opens no file to read or write.
@@ -13,6 +14,7 @@
 
 mod call;
 mod credentials;
+mod devices;
 mod execute;
 mod owners;
 mod peer;
@@ -36,17 +38,30 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+use serde::{Deserialize, Serialize};
 
+use super::capabilities::has_mknod;
 use super::error::errno_of;
 use super::sys;
 use super::{Capabilities, idmap};
 use call::{Answer, Call, Decision};
 
-/// What the ids of a step's processes and files are known from.
+/// Which of a step's system calls mica answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answered {
+    /// Those that make devices: what a user namespace does not have from the kernel.
+    Devices,
+    /// These, and those that take or tell ids: [`IdMode::Single`](super::IdMode::Single).
+    Ids,
+}
+
+/// What mica answers for a step.
 #[derive(Clone)]
-pub struct VirtualIds {
-    /// Its processes.
+pub struct Supervised {
+    /// Which calls.
+    pub answered: Answered,
+    /// Its processes; none is in it if the kernel knows their ids.
     pub callers: Arc<Callers>,
     /// Its filesystems that mica serves.
     pub trees: Vec<VirtualTree>,
@@ -78,31 +93,43 @@ impl VirtualTree {
     }
 }
 
-impl VirtualIds {
-    /// Those of a step with these filesystems; `None` where the kernel knows the ids itself.
+impl Supervised {
+    /// That of a step with these filesystems; `None` where the kernel does all of it.
     pub fn of(trees: impl IntoIterator<Item = VirtualTree>) -> Option<Self> {
-        Some(Self {
-            callers: idmap::callers()?,
-            trees: trees.into_iter().collect(),
-        })
+        let trees: Vec<_> = trees.into_iter().collect();
+        match idmap::callers() {
+            Some(callers) => Some(Self {
+                answered: Answered::Ids,
+                callers,
+                trees,
+            }),
+            None if trees.is_empty() || idmap::makes_devices() => None,
+            None => Some(Self {
+                answered: Answered::Devices,
+                callers: Arc::default(),
+                trees,
+            }),
+        }
     }
 }
 
-impl fmt::Debug for VirtualIds {
+impl fmt::Debug for Supervised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VirtualIds").finish_non_exhaustive()
+        f.debug_struct("Supervised").finish_non_exhaustive()
     }
 }
 
 /// Those of the same filesystems are equal.
-impl PartialEq for VirtualIds {
+impl PartialEq for Supervised {
     fn eq(&self, other: &Self) -> bool {
         let devices = |ids: &Self| ids.trees.iter().map(|tree| tree.device).collect::<Vec<_>>();
-        Arc::ptr_eq(&self.callers, &other.callers) && devices(self) == devices(other)
+        self.answered == other.answered
+            && (self.answered == Answered::Devices || Arc::ptr_eq(&self.callers, &other.callers))
+            && devices(self) == devices(other)
     }
 }
 
-impl Eq for VirtualIds {}
+impl Eq for Supervised {}
 
 /// Starts to answer what comes to `listener`; `mounts` is the step's mount namespace. When this returns, calls are
 /// answered. The thread ends with the last process of the step.
@@ -112,7 +139,7 @@ impl Eq for VirtualIds {}
 pub fn start(
     listener: OwnedFd,
     mounts: OwnedFd,
-    ids: VirtualIds,
+    ids: Supervised,
     capabilities: Capabilities,
 ) -> io::Result<JoinHandle<()>> {
     let (ready, entered) = mpsc::channel();
@@ -142,11 +169,15 @@ pub fn start(
 /// One step's.
 struct Supervisor {
     listener: OwnedFd,
-    ids: VirtualIds,
+    ids: Supervised,
     /// What the step's command may do if it is root, as a bit mask.
     capabilities: u64,
     /// /proc of mica, in whose numbers processes are told of.
     processes: OwnedFd,
+    /// The step's mount namespace, as a device and an inode.
+    mounts: (u64, u64),
+    /// Whether processes that the kernel knows can have CAP_MKNOD.
+    grants_devices: bool,
     /// Owners of files on filesystems that are not ours, by device and inode, as the step set them.
     foreign: Mutex<HashMap<(u64, u64), (u32, u32)>>,
     /// Whether a process may have another root directory than the step's.
@@ -155,9 +186,10 @@ struct Supervisor {
 
 impl Supervisor {
     /// Takes this thread, and no other of mica's, into the step's mount namespace.
-    fn enter(listener: OwnedFd, mounts: OwnedFd, ids: VirtualIds, capabilities: u64) -> Result<Self, Errno> {
+    fn enter(listener: OwnedFd, mounts: OwnedFd, ids: Supervised, capabilities: u64) -> Result<Self, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let processes = open("/proc", flags, Mode::empty())?;
+        let namespace = fstat(&mounts)?;
         unshare(CloneFlags::CLONE_FS)?;
         setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
         // Without it, an answer takes a few microseconds more.
@@ -167,6 +199,8 @@ impl Supervisor {
             ids,
             capabilities,
             processes,
+            mounts: (namespace.st_dev, namespace.st_ino),
+            grants_devices: has_mknod(),
             foreign: Mutex::default(),
             // Who may do all can change it in many ways.
             has_other_roots: AtomicBool::new(capabilities != Capabilities::Default.bits()),
@@ -176,7 +210,13 @@ impl Supervisor {
     /// Who made a call; root, while the command is being prepared.
     fn caller(&self, call: &Call<'_>) -> Arc<Credential> {
         let root = || Arc::new(Credential::root(self.capabilities));
-        call.caller.clone().unwrap_or_else(root)
+        match (&call.caller, self.ids.answered) {
+            (Some(caller), _) => Arc::clone(caller),
+            (None, Answered::Ids) => root(),
+            (None, Answered::Devices) => self
+                .credential_of_kernel(call.pid)
+                .map_or_else(|| Arc::new(Credential::root(0)), Arc::new),
+        }
     }
 
     /// chroot: for root only, which from then on may have another root directory.

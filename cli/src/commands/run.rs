@@ -13,7 +13,7 @@ use mica_builder::op::identity::Accounts;
 use mica_builder::op::run::{self, credentials, environment, working_directory};
 use mica_builder::pull::JOBS;
 use mica_builder::rootfs::Rootfs;
-use mica_builder::sandbox::{Limits, Resources, Spec, Stdin, Stdio, VirtualIds, check_groups, terminal};
+use mica_builder::sandbox::{Limits, Resources, Spec, Stdin, Stdio, Supervised, check_groups, terminal};
 use mica_builder::solver::Stop;
 use mica_fs::store::Store;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -173,7 +173,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let cwd = working_directory(&rootfs, workdir)?;
     let mut spec = Spec::new(rootfs.mount()?, &command);
-    spec.ids = VirtualIds::of(rootfs.tree());
+    spec.supervised = Supervised::of(rootfs.tree());
     let env = environment(variables(&args, &image), &identity);
     spec.env = env
         .into_iter()

@@ -1,8 +1,10 @@
-//! The system calls that mica answers in a user namespace with a single id.
+//! The system calls that mica answers in the kernel's place.
 //!
-//! Those that take, change or tell ids: the kernel there knows one, the image has many. And what would get round them
-//! is refused: rings of requests that no filter sees, and the resource limit that carries a process's credential.
+//! In every user namespace those that make devices. In one with a single id also those that take, change or tell ids:
+//! the kernel there knows one, the image has many. And what would get round these is refused: rings of requests that no
+//! filter sees, and the resource limit that carries a process's credential.
 
+use super::Answered;
 use super::bpf::{Action, Comparison, Condition, Filter, Rule, Table};
 
 /// Calls that are always answered.
@@ -69,9 +71,13 @@ const ANSWERED: &[&str] = &[
 /// The same, of which 32-bit architectures have an older form with 16-bit ids that nothing uses any more.
 const WIDER: &str = "32";
 
-/// Adds to `filter` what the emulation of ids needs. It goes before all other rules.
-pub fn add_to(filter: &mut Filter) {
+/// Adds to `filter` what the emulation needs. It goes before all other rules.
+pub fn add_to(filter: &mut Filter, answered: Answered) {
     for table in filter.tables() {
+        devices(table);
+        if answered == Answered::Devices {
+            continue;
+        }
         for name in ANSWERED {
             let wider = format!("{name}{WIDER}");
             let is_old = table.architecture().number(&wider).is_some();
@@ -79,7 +85,6 @@ pub fn add_to(filter: &mut Filter) {
                 table.put_first(name, Rule::always(Action::Notify));
             }
         }
-        devices(table);
         arguments(table);
         let locks = i32::try_from(libc::RLIMIT_LOCKS).unwrap_or_default();
         table.put_first("setrlimit", on(vec![Condition::int(0, locks)], Action::Errno(0)));
@@ -134,11 +139,13 @@ mod tests {
 
     #[test]
     fn the_filter_is_short_enough() {
-        let tables = Architecture::NATIVE
-            .iter()
-            .map(|architecture| Table::new(*architecture, Action::Allow));
-        let mut filter = Filter::new(tables.collect());
-        add_to(&mut filter);
-        assert!(filter.notifies() && filter.program().is_some());
+        for answered in [Answered::Devices, Answered::Ids] {
+            let tables = Architecture::NATIVE
+                .iter()
+                .map(|architecture| Table::new(*architecture, Action::Allow));
+            let mut filter = Filter::new(tables.collect());
+            add_to(&mut filter, answered);
+            assert!(filter.notifies() && filter.program().is_some());
+        }
     }
 }

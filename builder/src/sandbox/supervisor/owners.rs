@@ -1,11 +1,9 @@
-//! chown(2) and its kin, and mknod(2) of devices: changes of metadata that the kernel cannot make here.
+//! chown(2) and its kin: changes of metadata that the kernel cannot make here.
 
-use std::ffi::CString;
 use std::sync::PoisonError;
 
 use mica_fs::caller::{Capability, Credential};
-use mica_fs::layer::Device;
-use mica_fs::overlay::{Attr, Changes, NewKind, Owner};
+use mica_fs::overlay::{Attr, Changes};
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
@@ -93,62 +91,6 @@ impl Supervisor {
         let is_nobodys = stat.st_uid == NOBODY || stat.st_gid == NOBODY;
         set.or(is_nobodys.then_some((0, 0)))
     }
-
-    /// mknod, mknodat of a device.
-    pub(super) fn make_device(&self, call: &Call<'_>) -> Decision {
-        let (directory, at) = match call.name {
-            "mknod" => (libc::AT_FDCWD, 0),
-            _ => (call.int(0), 1),
-        };
-        let path = call.read_path(call.argument(at))?;
-        let (mode, device) = (call.unsigned(at + 1), call.argument(at + 2));
-        let (parent, name) = split(path.as_bytes());
-        let Ok(parent) = CString::new(parent) else {
-            return Ok(Answer::Continue);
-        };
-        let parent = self.look(call, &Place::at(directory, parent, 0))?;
-        let Some(parent) = self.node(&parent) else {
-            return Err(Errno::EPERM);
-        };
-        let caller = self.caller(call);
-        call.must_be_pending()?;
-        if !caller.has(Capability::Mknod) {
-            return Err(Errno::EPERM);
-        }
-        let directory = parent.attr()?;
-        if !caller.may(3, true, directory.mode, (directory.uid, directory.gid)) {
-            return Err(Errno::EACCES);
-        }
-        // The short form of the number, which is what the call takes.
-        let device = Device {
-            major: (device >> 8 & 0xfff) as u32,
-            minor: (device & 0xff) as u32 | (device >> 12 & 0xfff00) as u32,
-        };
-        let kind = match mode & libc::S_IFMT {
-            libc::S_IFCHR => NewKind::CharDevice(device),
-            libc::S_IFBLK => NewKind::BlockDevice(device),
-            _ => return Ok(Answer::Continue),
-        };
-        let owner = Owner {
-            uid: caller.user.filesystem,
-            gid: caller.group.filesystem,
-        };
-        let mode = (mode & 0o7777, self.umask(call.pid));
-        let overlay = &parent.tree.overlay;
-        let made = overlay.create_masked(parent.ino, name, kind, mode, owner);
-        let made = made.map_err(|error| Errno::from_raw(error.errno()))?;
-        // The kernel was not told of the node, and so does not refer to it.
-        overlay.forget(made.ino, 1);
-        parent.tree.kernel.forget_name(parent.ino, name);
-        Ok(Answer::Value(0))
-    }
-
-    /// The file mode creation mask of a process; 022 if it cannot be read.
-    fn umask(&self, pid: u32) -> u32 {
-        self.process_field(pid, "Umask:")
-            .and_then(|mask| u32::from_str_radix(&mask, 8).ok())
-            .unwrap_or(0o022)
-    }
 }
 
 /// chown(2): root gives to anybody; an owner keeps it, and gives it to a group of its own.
@@ -157,26 +99,4 @@ fn may_give(caller: &Credential, attr: &Attr, uid: Option<u32>, gid: Option<u32>
     caller.has(Capability::Chown)
         || uid.is_none_or(|uid| is_owner && uid == attr.uid)
             && gid.is_none_or(|gid| is_owner && (gid == attr.gid || caller.is_in_group(gid)))
-}
-
-/// The directory of a path, and the name in it.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(0) => (b"/", &path[1..]),
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b".", path),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_split_before_their_last_name() {
-        assert_eq!(split(b"/dev/null"), (&b"/dev"[..], &b"null"[..]));
-        assert_eq!(split(b"/null"), (&b"/"[..], &b"null"[..]));
-        assert_eq!(split(b"null"), (&b"."[..], &b"null"[..]));
-        assert_eq!(split(b"a/b/c"), (&b"a/b"[..], &b"c"[..]));
-    }
 }
