@@ -1,8 +1,11 @@
-//! What a command left behind on the machine: mounts and processes.
+//! What a command left behind on the machine: mounts, processes and connections of FUSE.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+
+use crate::command::tool;
 
 /// A line of a mountinfo file.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +59,74 @@ fn named_by(pid: u32, needle: &[u8]) -> Option<String> {
     })
 }
 
+/// A process that this one, or one of those, has started.
+#[derive(Debug)]
+pub struct Descendant {
+    /// Its id.
+    pub pid: i32,
+    /// The names of its parent and itself, as `PARENT/NAME`.
+    pub name: String,
+}
+
+/// All that this process has started, and what those have started, as long as they live. If this process is a subreaper,
+/// none that has lost its parent is missing.
+pub fn descendants() -> Vec<Descendant> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let all: Vec<_> = pids
+        .filter_map(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (parent, name) = parse_stat(&stat)?;
+            Some((pid, parent, name.to_owned()))
+        })
+        .collect();
+    let own = i32::try_from(std::process::id()).expect("a process id is a pid_t");
+    let mut parents = vec![(own, "")];
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(&(parent, parent_name)) = parents.get(at) {
+        for (pid, _, name) in all.iter().filter(|(_, of, _)| *of == parent) {
+            parents.push((*pid, name));
+            found.push(Descendant {
+                pid: *pid,
+                name: format!("{parent_name}/{name}"),
+            });
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Parent and name of a process that has not ended yet: `PID (NAME) STATE PARENT ...`, and a name may hold anything.
+fn parse_stat(stat: &str) -> Option<(i32, &str)> {
+    let (start, rest) = stat.rsplit_once(") ")?;
+    let mut words = rest.split(' ');
+    let has_ended = matches!(words.next()?, "Z" | "X");
+    let parent = words.next()?.parse().ok()?;
+    (!has_ended).then_some((parent, start.split_once(" (")?.1))
+}
+
+/// The connections of FUSE in the kernel that no process sees a mount of, by their device numbers. Only root sees them.
+pub fn connections_without_mount() -> Vec<String> {
+    let list = "mount -t fusectl none /sys/fs/fuse/connections; ls /sys/fs/fuse/connections";
+    let listed = tool("unshare", Path::new("/"))
+        .args(["--mount", "sh", "-c", list])
+        .ok();
+    let connections = listed.stdout();
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    // One that ends meanwhile sees none.
+    let mounts = entries.filter_map(|entry| fs::read_to_string(entry.path().join("mountinfo")).ok());
+    let mut seen = BTreeSet::new();
+    for mountinfo in mounts {
+        let devices = mountinfo
+            .lines()
+            .filter_map(|line| line.split(' ').nth(2)?.strip_prefix("0:"));
+        seen.extend(devices.map(str::to_owned));
+    }
+    let unseen = connections.lines().filter(|device| !seen.contains(*device));
+    unseen.map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +141,11 @@ mod tests {
             kind: "fuse.mica".to_owned(),
         };
         assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        assert_eq!(parse_stat("7 (a) b (c) S 3 7 7 0"), Some((3, "a) b (c")));
+        assert_eq!(parse_stat("7 (a) Z 3 7 7 0"), None);
     }
 }

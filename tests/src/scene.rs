@@ -21,6 +21,13 @@ const USER_ID: u32 = 50_321;
 /// The first of the user's 65,536 subordinate ids.
 const FIRST_SUBORDINATE_ID: u32 = 1_300_000;
 
+/// A change of the machine for [`Scene::user_changed_by`]: the user has no subordinate ids.
+pub const NO_SUBORDINATE_IDS: &str = ": > etc-subuid; : > etc-subgid\n";
+
+/// A change of the machine for [`Scene::user_changed_by`]: everybody may use the device that pasta needs.
+pub const TUN: &str = "mkdir -p /dev/net; [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200\n\
+                       mknod -m 666 dev/tun c 10 200; mount --bind dev/tun /dev/net/tun\n";
+
 /// A directory, a store in it, and the user who works with it.
 pub struct Scene {
     // Ends before the directory goes.
@@ -82,7 +89,7 @@ impl Scene {
             machine::skip(Lack::Unavoidable, "this machine has no /dev/fuse");
             return None;
         }
-        let scene = Self::user_changed_by(": > etc-subuid; : > etc-subgid")?;
+        let scene = Self::user_changed_by(NO_SUBORDINATE_IDS)?;
         base::load(&scene);
         Some(scene)
     }
@@ -195,8 +202,14 @@ impl Scene {
     pub fn who(&self) -> &'static str {
         match (self.user, machine::is_root()) {
             (None, true) => "root",
+            _ if self.has_single_id() => "a user without subordinate ids",
             _ => "an unprivileged user",
         }
+    }
+
+    /// Whether the user has no subordinate ids.
+    pub fn has_single_id(&self) -> bool {
+        fs::read(self.path("etc-subuid")).is_ok_and(|lines| lines.is_empty())
     }
 
     /// Whether the commands run as root.
