@@ -15,7 +15,7 @@ use mica_fs::snapshot::{self, PackError};
 use mica_fs::store::{Lease, Store, StoreError, WorkDir};
 
 use crate::leak::{Leak, Leaks};
-use crate::sandbox::{self, VirtualTree};
+use crate::sandbox::{self, VirtualTree, keeper};
 
 mod copy;
 
@@ -288,6 +288,7 @@ pub fn serve(
         no_suid: false,
         name: "mica".to_owned(),
     };
+    keeper::watch();
     mount::kernel(Arc::clone(overlay), place, &options)
 }
 

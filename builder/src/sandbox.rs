@@ -12,7 +12,8 @@
 //!   control socket, and so the means to lie about the command's exit status: what comes from there
 //!   is foreign data. The program file behind /proc/1/exe cannot be written.
 //! - When mica ends, however it ends, its end of the control socket closes and init leaves; when
-//!   init ends, the kernel kills all else in its PID namespace, and the mounts go with them.
+//!   init ends, the kernel kills all else in its PID namespace, and the mounts go with them. If mica is
+//!   killed while it waits for its own mount, its *keeper* ends the mount first.
 //! - When [`Running::wait`] returns, no process of the step is left and its mount namespace is gone.
 
 mod capabilities;
@@ -22,6 +23,7 @@ pub mod doctor;
 mod error;
 mod idmap;
 mod init;
+pub(crate) mod keeper;
 mod limits;
 mod mounts;
 mod network;
@@ -48,6 +50,7 @@ pub use cgroup::{Cpu, Resources, check_groups};
 pub use error::{Failure, SandboxError, Step};
 pub use idmap::{Entered, IdMode, IdRange, IdRanges, InvalidUserNs, UserNs, callers, enter, entered};
 pub use init::init_main;
+pub use keeper::{KEEPER_ARG, keeper_main};
 pub use limits::{InvalidUlimit, Limits, Ulimit};
 pub use network::{NETWORK_FILES, Network, network_files};
 pub use running::{Running, Signaller};

@@ -7,7 +7,7 @@ use std::env;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mica_builder::sandbox::{INIT_ARG, init_main};
+use mica_builder::sandbox::{INIT_ARG, KEEPER_ARG, init_main, keeper_main};
 
 mod args;
 mod commands;
@@ -31,8 +31,13 @@ use config::Context;
 
 fn main() -> ExitCode {
     // A build step's first processes are this program again. They must not have begun anything else.
-    if env::args_os().nth(1).is_some_and(|arg| arg == INIT_ARG) {
-        init_main();
+    let mut arguments = env::args_os().skip(1);
+    match arguments.next() {
+        Some(first) if first == INIT_ARG => init_main(),
+        Some(first) if first == KEEPER_ARG => {
+            keeper_main(&arguments.next().unwrap_or_default().to_string_lossy())
+        }
+        _ => {}
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -272,6 +272,28 @@ pub(super) fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(move || Ok(keep(parent)?)) };
 }
 
+/// Lets a command that is about to be started [hear](await_parent_s_end) of the end of the thread that starts it.
+pub(super) fn tell_parent_s_end(command: &mut Command) {
+    let parent = Pid::this();
+    let tell = move || {
+        SigSet::all().thread_set_mask()?;
+        prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as c_ulong)?;
+        match Pid::parent() == parent {
+            true => Ok(()),
+            false => Err(Errno::ESRCH.into()),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(tell) };
+}
+
+/// Returns when the thread that has started this process by [`tell_parent_s_end`] is no more.
+pub(super) fn await_parent_s_end() -> nix::Result<()> {
+    let mut end = SigSet::empty();
+    end.add(Signal::SIGTERM);
+    end.wait().map(drop)
+}
+
 /// Splits the process: returns in the new one, and stays in the old one until it is told to end or the new one has.
 fn keep(parent: Pid) -> nix::Result<()> {
     let mut awaited = SigSet::empty();
