@@ -67,6 +67,18 @@ pub enum RootfsError {
     Leak(#[from] Leak),
 }
 
+impl RootfsError {
+    /// The one command, or the one change, that mends this; `None` when there is no such thing.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Mount(MountError::NoFuse { source } | MountError::Device { source }) => {
+                Some(sandbox::doctor::fuse_remedy(source))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A root filesystem. Dropping it unmounts and throws the changes away.
 pub struct Rootfs<'a> {
     store: &'a Store,

@@ -13,6 +13,7 @@ use mica_builder::import::{HostError, ImportError};
 use mica_builder::ledger::find::FindError;
 use mica_builder::look::place::PlaceError;
 use mica_builder::reference::InvalidReference;
+use mica_builder::rootfs::RootfsError;
 
 use crate::args::{Cli, ColorChoice};
 
@@ -206,6 +207,7 @@ fn find_hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<HostError>()?.hint())
             .or_else(|| cause.downcast_ref::<ImportError>()?.hint())
             .or_else(|| cause.downcast_ref::<InvalidReference>()?.hint())
+            .or_else(|| cause.downcast_ref::<RootfsError>()?.remedy())
     })
 }
 

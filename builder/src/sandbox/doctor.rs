@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use nix::unistd::getuid;
 use super::capabilities::has_sys_admin;
 use super::cgroup::{Cpu, Resources, check_groups};
 use super::subid::{self, Kind, Owner};
-use super::sys::{self, Probe};
+use super::sys::{self, Inside, Probe};
 
 /// One finding about the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,8 +98,14 @@ pub fn ways() -> Vec<Way> {
     let subordinate = subordinate.map(|checks| optional("ids by the kernel", "--userns=subuid", checks));
     let mut ways = vec![way("build, run, mount IMAGE -- COMMAND", run)];
     ways.extend(subordinate);
+    let host_name = inside("host name", Inside::HostName, !is_root);
     ways.extend([
         way("mount IMAGE DIR", mount),
+        optional(
+            "a world of the step's own",
+            "isolation from the container around",
+            vec![inside("/proc", Inside::Proc, !is_root), host_name],
+        ),
         optional(
             "a network apart from this machine",
             "--network=pasta",
@@ -139,6 +146,33 @@ impl Surroundings {
     }
 }
 
+/// What a step goes without where it is forbidden.
+fn inside(name: &'static str, what: Inside, user_namespace: bool) -> Check {
+    let errno = match sys::probe_inside(what, user_namespace) {
+        Ok(()) => return Check::good(name, "can be made"),
+        Err(errno) => errno,
+    };
+    let (detail, remedy) = match what {
+        Inside::Proc => (
+            "the one here is masked, so steps see the processes around, under their numbers there",
+            Surroundings::here().choose(
+                "unmount what lies over parts of /proc",
+                "podman run --security-opt unmask=ALL, docker run --security-opt systempaths=unconfined",
+                "in the pod: hostUsers: false, securityContext: {procMount: Unmasked}",
+            ),
+        ),
+        Inside::HostName => (
+            "steps see the one around",
+            Surroundings::here().choose(
+                "allow sethostname(2) in the seccomp profile around",
+                "podman run --security-opt seccomp=unconfined",
+                "in the pod: securityContext: {seccompProfile: {type: Unconfined}}",
+            ),
+        ),
+    };
+    Check::bad(name, format!("{}: {detail}", errno.desc()), Some(remedy))
+}
+
 fn pasta() -> Check {
     let name = "pasta";
     match find_program(name) {
@@ -154,7 +188,7 @@ fn tun_device() -> Check {
         Ok(_) => Check::good(name, "can be opened"),
         Err(error) => {
             let machine = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => "chmod 666 /dev/net/tun",
+                io::ErrorKind::PermissionDenied => "chmod 666 /dev/net/tun",
                 _ => "modprobe tun",
             };
             let remedy = Surroundings::here().choose(
@@ -323,21 +357,29 @@ fn fuse_device() -> Check {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(_) => Check::good(name, "can be opened"),
         Err(error) => {
-            let machine = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-                Errno::EACCES => "chmod 666 /dev/fuse",
-                _ => "modprobe fuse",
-            };
-            let remedy = Surroundings::here().choose(
-                machine,
-                "docker run --device /dev/fuse",
-                "in the pod: a device plugin for /dev/fuse, or a volume with hostPath: {path: /dev/fuse, type: CharDevice}",
-            );
+            let remedy = fuse_remedy(&error);
             let detail = format!(
                 "{error}; until then steps run on copies of their root filesystems, or, with a single id, not at all"
             );
             Check::bad(name, detail, Some(remedy))
         }
     }
+}
+
+/// What mends that /dev/fuse cannot be opened.
+pub(crate) fn fuse_remedy(error: &io::Error) -> String {
+    let (machine, container) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            "chmod 666 /dev/fuse",
+            "on the machine, before the container is started: chmod 666 /dev/fuse",
+        ),
+        _ => ("modprobe fuse", "docker run --device /dev/fuse (podman too)"),
+    };
+    Surroundings::here().choose(
+        machine,
+        container,
+        "in the pod: a device plugin for /dev/fuse, or a volume with hostPath: {path: /dev/fuse, type: CharDevice}",
+    )
 }
 
 fn fusermount() -> Check {

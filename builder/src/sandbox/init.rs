@@ -174,8 +174,14 @@ fn isolate(channel: &Channel, start: &Start) -> Result<Option<mounts::Pty>, Fail
     if spec.network == Network::Pasta {
         have_connected(channel).map_err(|error| Failure::new(Step::Network, "", errno_of(&error)))?;
     }
-    sethostname(&spec.hostname)
-        .map_err(|errno| Failure::new(Step::Hostname, spec.hostname.clone(), errno))?;
+    match sethostname(&spec.hostname) {
+        Ok(()) => {}
+        // podman's profile for containers allows namespaces, but not this call.
+        Err(Errno::EPERM) => {
+            warn("steps see the host name outside: a seccomp profile around mica forbids to set one (`mica doctor`)".into());
+        }
+        Err(errno) => return Err(Failure::new(Step::Hostname, spec.hostname.clone(), errno)),
+    }
     match sys::new_session_keyring() {
         // Without keyrings, or where a seccomp profile forbids them, there is nothing to hide.
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}

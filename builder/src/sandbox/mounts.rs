@@ -166,7 +166,7 @@ impl World {
             // The kernel shows no new proc to a user namespace while the ones it sees are partly
             // masked, as in a Docker container (mount_too_revealing).
             Err(Errno::EPERM) => {
-                warn("/proc shows the processes outside: it is masked where mica runs".into());
+                warn("/proc of steps shows the processes outside: it is masked where mica runs (`mica doctor`)".into());
                 Tree::copy_of(target).map_err(|errno| mount_failed(target, errno))?
             }
             Err(errno) => return Err(mount_failed(target, errno)),

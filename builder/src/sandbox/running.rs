@@ -1,5 +1,6 @@
 //! A step from mica's side: starting it, signalling it, waiting for its end.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, PipeReader};
@@ -8,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Child, Command};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::cgroup::Cgroup;
@@ -216,7 +218,7 @@ impl Running {
                     self.terminal = master;
                     return Ok(());
                 }
-                Some((Report::Warning(text), _)) => tracing::warn!("sandbox: {text}"),
+                Some((Report::Warning(text), _)) => warn(text),
                 Some((Report::Network, namespace)) => self.connect(namespace)?,
                 Some((Report::Failed(failure), _)) => {
                     self.join()?;
@@ -265,7 +267,7 @@ impl Running {
             match self.receive()? {
                 Some((Report::Exited(exit), _)) => return Ok(Some(exit)),
                 Some((Report::Failed(failure), _)) => return Err(SandboxError::Setup(failure)),
-                Some((Report::Warning(text), _)) => tracing::warn!("sandbox: {text}"),
+                Some((Report::Warning(text), _)) => warn(text),
                 // Its world is made once, before it starts; what comes later, the step's root may have sent.
                 Some((Report::Started | Report::Network | Report::Entered | Report::Filtered, _)) => {}
                 None => return Ok(None),
@@ -309,6 +311,19 @@ impl Drop for Running {
             if let Err(error) = self.join() {
                 tracing::warn!("sandbox: {error}");
             }
+        }
+    }
+}
+
+/// Tells what a step lacks, once: the next ones lack it as well.
+fn warn(text: String) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if !told.contains(&text) {
+        tracing::warn!("sandbox: {text}");
+        // A step's root can make up texts without end.
+        if told.len() < 100 {
+            told.insert(text);
         }
     }
 }

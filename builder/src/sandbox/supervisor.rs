@@ -38,7 +38,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, fstat, stat};
 use serde::{Deserialize, Serialize};
 
 use super::capabilities::has_mknod;
@@ -178,6 +178,8 @@ struct Supervisor {
     mounts: (u64, u64),
     /// Whether processes that the kernel knows can have CAP_MKNOD.
     grants_devices: bool,
+    /// Whether the step's /proc is mica's own, and so has other numbers than the step has.
+    shows_others: bool,
     /// Owners of files on filesystems that are not ours, by device and inode, as the step set them.
     foreign: Mutex<HashMap<(u64, u64), (u32, u32)>>,
     /// Whether a process may have another root directory than the step's.
@@ -190,8 +192,10 @@ impl Supervisor {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let processes = open("/proc", flags, Mode::empty())?;
         let namespace = fstat(&mounts)?;
+        let own = fstat(&processes)?.st_dev;
         unshare(CloneFlags::CLONE_FS)?;
         setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
+        let shows_others = stat("/proc").is_ok_and(|shown| shown.st_dev == own);
         // Without it, an answer takes a few microseconds more.
         let _ = sys::take_turns(listener.as_fd());
         Ok(Self {
@@ -201,6 +205,7 @@ impl Supervisor {
             processes,
             mounts: (namespace.st_dev, namespace.st_ino),
             grants_devices: has_mknod(),
+            shows_others,
             foreign: Mutex::default(),
             // Who may do all can change it in many ways.
             has_other_roots: AtomicBool::new(capabilities != Capabilities::Default.bits()),
@@ -235,7 +240,7 @@ impl Supervisor {
         if number <= 0 || caller.has(Capability::Kill) {
             return Ok(Answer::Continue);
         }
-        let Some(target) = self.credential_inside(&number.to_string()) else {
+        let Some(target) = self.credential_of_number(call, number.unsigned_abs()) else {
             return Ok(Answer::Continue);
         };
         let ours = [caller.user.real, caller.user.effective];
@@ -319,7 +324,12 @@ impl Supervisor {
             "kill" => self.signal(call),
             _ => self.credentials(call),
         };
-        decided.unwrap_or_else(Answer::Error)
+        match decided {
+            Ok(answer) => answer,
+            // Of links that lead round, or that this thread does not follow, the kernel tells.
+            Err(Errno::ELOOP) => Answer::Continue,
+            Err(errno) => Answer::Error(errno),
+        }
     }
 }
 

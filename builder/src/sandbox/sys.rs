@@ -89,6 +89,53 @@ pub(super) fn probe_user_namespace() -> nix::Result<Probe> {
     }
 }
 
+/// What may be forbidden in namespaces of one's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inside {
+    /// A /proc of the PID namespace.
+    Proc,
+    /// A host name of the UTS namespace.
+    HostName,
+}
+
+/// Tries it in a child process, as root of a user namespace if `user_namespace` says so.
+pub(super) fn probe_inside(what: Inside, user_namespace: bool) -> nix::Result<()> {
+    let user = if user_namespace { libc::CLONE_NEWUSER } else { 0 };
+    let flags = user | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS;
+    // SAFETY: the process may have threads, so the children make only system calls that are async-signal-safe, and
+    // read their thread-local errno; all strings are static.
+    let child = match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => child,
+        // SAFETY: as above.
+        ForkResult::Child => unsafe {
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            let (none, root) = (std::ptr::null(), c"/".as_ptr());
+            if libc::unshare(flags) != 0 || libc::mount(none, root, none, private, none.cast()) != 0 {
+                libc::_exit(Errno::last_raw() & 0x7f);
+            }
+            // Only a child is in the PID namespace.
+            let inner = libc::fork();
+            if inner > 0 {
+                let mut status = 0;
+                libc::waitpid(inner, &mut status, 0);
+                libc::_exit(libc::WEXITSTATUS(status));
+            }
+            let (proc, place) = (c"proc".as_ptr(), c"/proc".as_ptr());
+            let done = match what {
+                _ if inner < 0 => -1,
+                Inside::Proc => libc::mount(proc, place, proc, 0, none.cast()),
+                Inside::HostName => libc::sethostname(proc, 4),
+            };
+            libc::_exit(if done == 0 { 0 } else { Errno::last_raw() & 0x7f })
+        },
+    };
+    match wait_for(child)? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Exited(_, errno) => Err(Errno::from_raw(errno)),
+        _ => Err(Errno::ECHILD),
+    }
+}
+
 /// Closes every descriptor from `first` up.
 pub(super) fn close_from(first: c_uint) -> nix::Result<()> {
     // SAFETY: single-threaded start of init: nothing in this process owns those descriptors.

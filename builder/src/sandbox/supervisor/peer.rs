@@ -1,10 +1,13 @@
 //! Who is at the other end of a socket: SO_PEERCRED of unix(7).
 
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
 use mica_fs::caller::Credential;
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::stat::fstatat;
 
 use super::Supervisor;
 use super::call::{Answer, Call, Decision};
@@ -38,7 +41,23 @@ impl Supervisor {
         Ok(Answer::Value(0))
     }
 
-    /// Who the process is that has this number to the step.
+    /// Who the process is that has this number to the caller of kill(2).
+    pub(super) fn credential_of_number(&self, call: &Call<'_>, number: u32) -> Option<Arc<Credential>> {
+        if !self.shows_others {
+            return self.credential_inside(&number.to_string());
+        }
+        let namespace = |pid: u32| {
+            let link = format!("{pid}/ns/pid");
+            fstatat(&self.processes, link.as_str(), AtFlags::empty()).map(|namespace| namespace.st_ino)
+        };
+        let own = namespace(call.pid).ok()?;
+        let all = std::fs::read_dir(format!("/proc/self/fd/{}", self.processes.as_raw_fd())).ok()?;
+        let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let is_it = |pid: &u32| namespace(*pid) == Ok(own) && self.number_inside(*pid) == Some(number);
+        self.ids.callers.given(pids.into_iter().find(is_it)?)
+    }
+
+    /// Who the process is that has this number in the step's /proc.
     pub(super) fn credential_inside(&self, number: &str) -> Option<Arc<Credential>> {
         // This thread sees the step's /proc, where the resource limit stands too.
         let limits = std::fs::read_to_string(format!("/proc/{number}/limits")).ok()?;

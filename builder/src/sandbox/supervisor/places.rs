@@ -86,6 +86,9 @@ enum Found {
 impl Supervisor {
     /// The attributes of what a process means by a place, as this thread sees them.
     pub(super) fn look(&self, call: &Call<'_>, place: &Place) -> Result<FileStat, Errno> {
+        if self.shows_others {
+            return fstatat(self.open_within_step(call, place)?, c"", AtFlags::AT_EMPTY_PATH);
+        }
         let flags = match place.follow {
             true => AtFlags::empty(),
             false => AtFlags::AT_SYMLINK_NOFOLLOW,
@@ -102,6 +105,9 @@ impl Supervisor {
 
     /// A descriptor of what a process means by a place, for nothing but to ask about it.
     pub(super) fn open_place(&self, call: &Call<'_>, place: &Place) -> Result<OwnedFd, Errno> {
+        if self.shows_others {
+            return self.open_within_step(call, place);
+        }
         let mut flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         flags.set(OFlag::O_NOFOLLOW, !place.follow);
         match self.find(call, place)? {
@@ -109,6 +115,42 @@ impl Supervisor {
             Found::Absolute(path) => openat(AT_FDCWD, path.as_c_str(), flags, Mode::empty()),
             Found::Within(root, path) => open_within(&root, &path, place.follow),
         }
+    }
+
+    /// The same where the step's /proc shows processes outside, through whose links (root, cwd, fd) this thread could go
+    /// and the step could not: ELOOP at all such links but those that the process itself begins at.
+    fn open_within_step(&self, call: &Call<'_>, place: &Place) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let own = |link: &str| openat(&self.processes, link, flags, Mode::empty());
+        let path = place.path.as_bytes();
+        let itself = of_itself(path).and_then(|rest| String::from_utf8(rest).ok());
+        let start = match (path.first(), place.directory) {
+            (Some(b'/'), _) if itself.is_some() => {
+                let itself = itself.unwrap_or_default();
+                let is_file = itself
+                    .strip_prefix("fd/")
+                    .is_some_and(|number| !number.contains('/'));
+                return match is_file && place.follow {
+                    true => own(&format!("{}/{itself}", call.pid)),
+                    false => Err(Errno::ELOOP),
+                };
+            }
+            (Some(b'/'), _) => own(&format!("{}/root", call.pid))?,
+            (_, libc::AT_FDCWD) => own(&format!("{}/cwd", call.pid))?,
+            (_, number) => own(&format!("{}/fd/{number}", call.pid))?,
+        };
+        if path.is_empty() {
+            return Ok(start);
+        }
+        flags.set(OFlag::O_NOFOLLOW, !place.follow);
+        let resolve = match path.first() {
+            Some(b'/') => ResolveFlag::RESOLVE_IN_ROOT,
+            _ => ResolveFlag::empty(),
+        };
+        let how = OpenHow::new()
+            .flags(flags)
+            .resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        openat2(start.as_fd(), place.path.as_c_str(), how)
     }
 
     /// The node that this is; `None` if it is of a filesystem that is not ours.

@@ -44,6 +44,7 @@ fn step_hint(error: &StepError) -> Option<String> {
             Some("build again when nothing writes there, or leave such files out by .dockerignore".to_owned())
         }
         StepError::Leak(leak) | StepError::Rootfs(RootfsError::Leak(leak)) => Some(leak.hint()),
+        StepError::Rootfs(error) | StepError::Run(RunError::Rootfs(error)) => error.remedy(),
         StepError::Remote(error) => error.hint(),
         StepError::Run(RunError::Sandbox(error)) => error.remedy(),
         StepError::Command { .. } => {
