@@ -80,9 +80,11 @@ def read(path, mapped, expected, end):
 
 
 def forget_pages(path, end):
-    """Memory pressure on these files alone: the kernel writes their pages back and drops them, again and again. Every two
-    seconds on the whole machine, where that is allowed: all others on it lose their pages, too."""
-    everything = os.environ.get("MICA_TEST_LONG") and os.access("/proc/sys/vm/drop_caches", os.W_OK)
+    """Memory pressure on these files alone: the kernel writes their pages back and drops them, again and again. With
+    databases of their full size every two seconds on the whole machine, where that is allowed: all others on it lose
+    their pages, too."""
+    long = os.environ.get("MICA_TEST_LONG")
+    everything = long and os.access("/proc/sys/vm/drop_caches", os.W_OK)
     last = time.monotonic()
     while not os.path.exists(end):
         for name in [path, path + "-wal", path + "-journal"]:
@@ -96,7 +98,7 @@ def forget_pages(path, end):
             with open("/proc/sys/vm/drop_caches", "w") as f:
                 f.write("1")
             last = time.monotonic()
-        time.sleep(0.005)
+        time.sleep(0.1 if long else 0.005)
 
 
 def load(path, model, seed, journal, transactions):

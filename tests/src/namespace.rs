@@ -5,6 +5,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+/// Mounts of other tests at this moment would live as long as the namespace, and their `mica umount` wait.
+const LEAVE: &str = "awk '/ - fuse\\.mica /{print $5}' /proc/self/mountinfo | xargs -r umount -l || :";
+
 /// The namespace, kept by a process that lives as long as this value.
 pub struct Namespace {
     keeper: Child,
@@ -20,7 +23,7 @@ impl Namespace {
             .args(["--mount", "--propagation", "private", "sh", "-euc"])
             // `cat` ends when the pipe closes: with this value, or with the test, however that ends. Its environment
             // names nothing of the scene, so it is not taken for something that a command left.
-            .arg(format!("{script}\necho ready; exec env -i cat"))
+            .arg(format!("{LEAVE}\n{script}\necho ready; exec env -i cat"))
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,6 +1,10 @@
 //! Images as directories: mounts that last, mounts for one command, and their end.
 
 use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use mica_tests::Scene;
 use mica_tests::command::{tool, wait_until};
@@ -159,6 +163,33 @@ fn unmounting_from_outside_ends_the_server() {
     wait_until("the server ends", || {
         mica_tests::leftovers::processes_naming(scene.directory()).is_empty()
     });
+    scene.is_clean();
+}
+
+#[test]
+fn unmounting_tells_what_keeps_the_server() {
+    let Some(scene) = Scene::as_root() else { return };
+    scene.mkdir("m");
+    scene.mica(["mount", "base", "m"]).ok();
+    // A copy of the mount that nobody here can reach.
+    let mut keeper = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", "echo; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("util-linux is installed");
+    let mut ready = [0];
+    let mut stdout = keeper.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut ready).expect("it starts");
+    let umount = scene.mica(["umount", "m"]).start();
+    thread::sleep(Duration::from_secs(3));
+    assert!(!umount.has_ended());
+    drop(keeper.stdin.take());
+    keeper.wait().expect("it ends");
+    umount
+        .wait()
+        .says("is unmounted here")
+        .says(&format!("the processes {} (", keeper.id()));
     scene.is_clean();
 }
 

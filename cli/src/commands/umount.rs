@@ -1,18 +1,27 @@
 //! `mica umount`: end a mount.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 
 use super::mount::explain;
-use super::mount::record::{self, Found};
+use super::mount::record::{self, Found, Record};
 use crate::config::Context;
-use crate::diagnostic::hint;
+use crate::diagnostic::{hint, warn};
+
+/// How long the end of a server is waited for in silence.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Unmount an image
 ///
-/// Returns when everything that was written is saved and the server has ended.
+/// Returns when everything that was written is saved and the server has ended; if that takes long, says what it
+/// waits for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  mica umount /mnt\n  mica umount --all")]
 pub struct Args {
@@ -65,5 +74,55 @@ fn unmount(found: Found, lazy: bool) -> anyhow::Result<()> {
         return Ok(place.detach()?);
     }
     place.unmount().map_err(explain)?;
-    found.wait().context("cannot wait for the server of the mount")
+    let record = found.record.clone();
+    let (ended, end) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if end.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
+            warn(&what_keeps(&record));
+        }
+    });
+    let result = found.wait();
+    drop(ended);
+    result.context("cannot wait for the server of the mount")
+}
+
+/// Why the server of a mount that is gone from here has not ended.
+fn what_keeps(record: &Record) -> String {
+    let directory = record.directory.display();
+    let keepers: Vec<_> = keepers(record.device)
+        .into_iter()
+        .map(|(pid, name)| format!("{pid} ({name})"))
+        .collect();
+    match keepers.is_empty() {
+        true => {
+            format!("{directory} is unmounted; what was written is still being saved, or a process uses it")
+        }
+        false => format!(
+            "{directory} is unmounted here, but its server ends when other mount namespaces are gone that have it: those \
+             of the processes {}",
+            keepers.join(", ")
+        ),
+    }
+}
+
+/// Processes, one of each mount namespace, that still have the filesystem with this device number, and their names.
+/// Those of other users cannot be looked at.
+fn keepers((major, minor): (u32, u32)) -> Vec<(u32, String)> {
+    let device = format!("{major}:{minor}");
+    let mut namespaces = BTreeMap::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else {
+            continue;
+        };
+        namespaces.entry(namespace).or_insert(pid);
+    }
+    let has_it = |pid: &u32| {
+        let mounts = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let mounts = String::from_utf8_lossy(&mounts);
+        mounts.lines().any(|line| line.split(' ').nth(2) == Some(&device))
+    };
+    let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let found = namespaces.into_values().filter(has_it);
+    found.map(|pid| (pid, name(pid).trim_end().to_owned())).collect()
 }
