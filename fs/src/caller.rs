@@ -13,9 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::limit;
 
+mod asking;
 mod change;
 mod reach;
 
+pub(crate) use asking::asks_as_real;
 pub use change::{Denied, Id};
 
 /// The user or group ids of a process: credentials(7).
@@ -61,6 +63,7 @@ pub enum Capability {
     Kill = 5,
     Setgid = 6,
     Setuid = 7,
+    Setpcap = 8,
     SysChroot = 18,
     Mknod = 27,
     Setfcap = 31,
@@ -117,6 +120,23 @@ impl Credential {
     /// Whether it uses files as a member of group `gid`.
     pub fn is_in_group(&self, gid: u32) -> bool {
         self.group.filesystem == gid || self.groups.binary_search(&gid).is_ok()
+    }
+
+    /// Whether access(2) asks about another than whom it uses files as.
+    pub fn asks_for_another(&self) -> bool {
+        self.user.real != self.user.filesystem || self.group.real != self.group.filesystem
+    }
+
+    /// As whom access(2) asks: the real user, with the capabilities that it would have.
+    pub fn as_real(&self) -> Self {
+        let mut real = self.clone();
+        real.user.filesystem = self.user.real;
+        real.group.filesystem = self.group.real;
+        real.effective = match self.user.real {
+            0 => self.permitted,
+            _ => 0,
+        };
+        real
     }
 
     /// Whether no file is closed to it and it may do with each what its owner may.

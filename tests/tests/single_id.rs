@@ -206,6 +206,56 @@ RUN mkdir -p /r/etc /r/d && cp -a /bin /lib* /usr /r/ && ln -s /d /r/l && chroot
 }
 
 #[test]
+fn privileges_are_followed() {
+    let Some(scenes) = with_debian() else { return };
+    let user = same_layers(
+        "\
+FROM debian:bookworm-slim
+COPY <<'END' /access.pl
+use POSIX; sub asks { access('/closed', R_OK) ? 'yes' : 'no' }
+$> = 700; print 'effective user: ', asks, \"\\n\"; $> = 0;
+$< = 700; print 'real user: ', asks, open(my $f, '<', '/closed') ? ' opens' : '', chdir '/inner' ? ' enters' : '';
+print system('/usr/bin/test', '-r', '/closed') ? ' is refused' : ' tests', \"\\n\"
+END
+COPY <<'END' /kill.pl
+use POSIX; $| = 1; setpgid(0, 0);
+sub other { my $user = shift; my $pid = fork // die; return $pid if $pid; become($user); sleep 60; exit }
+sub become { my $user = shift; $) = \"$user $user\"; setgid($user); setuid($user) }
+my ($roots, @own) = (other(0), other(5), other(5)); my $apart = other(5); setpgid($apart, $apart);
+sleep 1; my $got = 0; $SIG{TERM} = sub { $got++ }; become(5);
+print 'group: ', kill(-15, getpgrp), ' ', join(' ', map { waitpid($_, 0); $? } @own), \" $got\\n\";
+print 'root: ', kill(0, $roots), ' ', $!{EPERM} ? 'EPERM' : $!, \"\\n\";
+print 'all: ', kill('TERM', -1), ' ', waitpid($apart, 0) == $apart && $?, \" $got\\n\";
+print 'none: ', kill('TERM', -1), ' ', $!{EPERM} ? 'EPERM' : $!, ' ', kill(0, $roots), \"\\n\"
+END
+RUN echo secret > /closed && chmod 600 /closed && mkdir -m 700 /inner && perl /access.pl > /access
+RUN perl /kill.pl > /kill
+RUN cp /usr/bin/id /usr/bin/sid && chown 700:33 /usr/bin/sid && chmod 6755 /usr/bin/sid && \
+    for option in --no-new-privs ''; do setpriv $option --reuid=1 --regid=1 --clear-groups sid; done > /no-new
+RUN case $(uname -m) in x86_64) number=157;; aarch64) number=167;; esac; \
+    dropped=\"perl -e 'print syscall($number, 23, \\$_) for 0, 1, 5, 99'\"; eval \"$dropped\" > /bounding; \
+    setpriv --bounding-set=-chown,-kill sh -c \"$dropped; chown 5 /closed || chmod 644 /closed && echo refused\" >> /bounding; \
+    setpriv --reuid=1 --clear-groups perl -e \"print syscall($number, 24, 0)\" >> /bounding
+",
+        scenes,
+    );
+    assert_eq!(
+        user.cat("built", "/access"),
+        "effective user: yes\nreal user: no opens enters tests\n"
+    );
+    assert_eq!(
+        user.cat("built", "/kill"),
+        "group: 1 15 15 1\nroot: 0 EPERM\nall: 1 15 1\nnone: 1 EPERM 0\n"
+    );
+    assert_eq!(
+        user.cat("built", "/no-new"),
+        "uid=1(daemon) gid=1(daemon) groups=1(daemon)\n\
+         uid=1(daemon) gid=1(daemon) euid=700 egid=33(www-data) groups=33(www-data)\n"
+    );
+    assert_eq!(user.cat("built", "/bounding"), "111-1010-1refused\n-1");
+}
+
+#[test]
 fn nothing_is_left_of_a_build_that_is_killed() {
     let Some(user) = Scene::as_plain_user() else {
         return;

@@ -98,7 +98,7 @@ impl Drop for Pasta {
             self.keeper.wait()?;
             if let Some(process) = &self.process {
                 // Someone may have killed the keeper.
-                sys::pidfd_kill(process)?;
+                sys::pidfd_signal(process, libc::SIGKILL)?;
             }
             Ok(())
         };

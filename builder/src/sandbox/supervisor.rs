@@ -19,6 +19,7 @@ mod execute;
 mod owners;
 mod peer;
 mod places;
+mod signal;
 mod status;
 
 use std::collections::HashMap;
@@ -231,24 +232,6 @@ impl Supervisor {
         }
         self.has_other_roots.store(true, Ordering::Relaxed);
         Ok(Answer::Continue)
-    }
-
-    /// kill of one process: kill(2) says whose.
-    fn signal(&self, call: &Call<'_>) -> Decision {
-        let caller = self.caller(call);
-        let number = call.int(0);
-        if number <= 0 || caller.has(Capability::Kill) {
-            return Ok(Answer::Continue);
-        }
-        let Some(target) = self.credential_of_number(call, number.unsigned_abs()) else {
-            return Ok(Answer::Continue);
-        };
-        let ours = [caller.user.real, caller.user.effective];
-        let theirs = [target.user.real, target.user.saved];
-        match ours.iter().any(|id| theirs.contains(id)) {
-            true => Ok(Answer::Continue),
-            false => Err(Errno::EPERM),
-        }
     }
 
     fn answer_all(&self) {

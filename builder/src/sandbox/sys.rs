@@ -379,19 +379,11 @@ pub(super) fn pidfd_open(process: Pid) -> nix::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })
 }
 
-/// Kills a process, if it still lives.
-pub(super) fn pidfd_kill(process: &OwnedFd) -> nix::Result<()> {
+/// Sends a signal to a process, if it still lives.
+pub(super) fn pidfd_signal(process: &OwnedFd, signal: c_int) -> nix::Result<()> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: without a siginfo the kernel makes one.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            libc::SIGKILL,
-            none,
-            0,
-        )
-    };
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, none, 0) };
     match Errno::result(sent) {
         Ok(_) | Err(Errno::ESRCH) => Ok(()),
         Err(errno) => Err(errno),

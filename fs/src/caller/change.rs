@@ -154,6 +154,23 @@ impl Credential {
         Ok(())
     }
 
+    /// PR_CAPBSET_DROP of prctl(2).
+    pub fn drop_bounding(&mut self, capabilities: u64) -> Result<(), Denied> {
+        if !self.has(Capability::Setpcap) {
+            return Err(Denied);
+        }
+        self.bounding &= !capabilities;
+        Ok(())
+    }
+
+    /// [`Self::executing`] for a process that gains nothing by it any more (PR_SET_NO_NEW_PRIVS).
+    pub fn executing_without_gain(&self) -> Self {
+        let mut next = self.executing(None, None);
+        next.permitted &= self.permitted;
+        next.effective &= next.permitted;
+        next
+    }
+
     /// What execve(2) makes of it, `user` and `group` being the owners of a program with the set-ID bits.
     pub fn executing(&self, user: Id, group: Id) -> Self {
         let mut next = self.clone();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fuser::Errno;
 
-use crate::caller::{Callers, Capability, Credential};
+use crate::caller::{self, Callers, Capability, Credential};
 use crate::layer::Kind;
 use crate::overlay::{Attr, Changes, Ino, Overlay, Owner};
 
@@ -54,7 +54,10 @@ impl Guard {
     /// access(2), and entering a directory. Who may all still cannot execute what nobody can.
     pub(super) fn access(&self, pid: u32, ino: Ino, wanted: u32) -> Verdict {
         let caller = self.callers.of(pid);
-        self.allows(&caller, pid, ino, wanted & 7)
+        match caller.asks_for_another() && caller::asks_as_real(pid) {
+            true => self.allows(&caller.as_real(), pid, ino, wanted & 7),
+            false => self.allows(&caller, pid, ino, wanted & 7),
+        }
     }
 
     /// open(2) with these flags.

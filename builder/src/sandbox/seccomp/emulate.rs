@@ -118,7 +118,12 @@ fn devices(table: &mut Table) {
 }
 
 fn arguments(table: &mut Table) {
-    for option in [libc::PR_SET_KEEPCAPS, libc::PR_GET_KEEPCAPS] {
+    for option in [
+        libc::PR_SET_KEEPCAPS,
+        libc::PR_GET_KEEPCAPS,
+        libc::PR_CAPBSET_READ,
+        libc::PR_CAPBSET_DROP,
+    ] {
         table.put_first("prctl", on(vec![Condition::int(0, option)], Action::Notify));
     }
     let peer = vec![

@@ -9,6 +9,9 @@ use super::{Supervisor, refused};
 /// The most groups that a process can have: `NGROUPS_MAX`.
 const MOST_GROUPS: usize = 65536;
 
+/// `CAP_CHECKPOINT_RESTORE`, the last that Linux has.
+const LAST_CAPABILITY: u64 = 40;
+
 /// `_LINUX_CAPABILITY_VERSION_1`, which has one record of 32 bits; the later ones have two.
 const NARROW: u32 = 0x1998_0330;
 const WIDE: [u32; 2] = [0x2007_1026, 0x2008_0522];
@@ -149,16 +152,26 @@ fn change(call: &Call<'_>, next: &mut Credential, records: Option<usize>) -> Res
             };
             next.set_capabilities(set(0), set(1), set(2))?;
         }
-        "prctl" if call.int(0) == libc::PR_GET_KEEPCAPS => {
-            return Ok(Some(next.keeps_capabilities.into()));
-        }
-        "prctl" => match call.argument(1) {
-            keep @ (0 | 1) => next.keeps_capabilities = keep == 1,
-            _ => return Err(Refusal(Errno::EINVAL)),
-        },
+        "prctl" => return control(call, next).map(Some),
         _ => return Ok(None),
     }
     Ok(Some(0))
+}
+
+/// prctl of what a credential has.
+fn control(call: &Call<'_>, next: &mut Credential) -> Result<i64, Refusal> {
+    let (option, argument) = (call.int(0), call.argument(1));
+    match option {
+        libc::PR_GET_KEEPCAPS => return Ok(next.keeps_capabilities.into()),
+        libc::PR_SET_KEEPCAPS => match argument {
+            keep @ (0 | 1) => next.keeps_capabilities = keep == 1,
+            _ => return Err(Refusal(Errno::EINVAL)),
+        },
+        _ if argument > LAST_CAPABILITY => return Err(Refusal(Errno::EINVAL)),
+        libc::PR_CAPBSET_READ => return Ok((next.bounding >> argument & 1).cast_signed()),
+        _ => next.drop_bounding(1 << argument)?,
+    }
+    Ok(0)
 }
 
 fn tell_capabilities(call: &Call<'_>, caller: &Credential, records: Option<usize>) -> Decision {

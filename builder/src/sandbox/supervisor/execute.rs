@@ -36,7 +36,10 @@ impl Supervisor {
                 return Ok(Answer::Continue);
             }
         }
-        let next = after_exec(caller, node.zip(attr.as_ref()));
+        let mut next = after_exec(caller, node.zip(attr.as_ref()));
+        if gains(caller, &next) && self.process_field(call.pid, "NoNewPrivs:").as_deref() == Some("1") {
+            next = caller.executing_without_gain();
+        }
         if next != **caller {
             call.must_be_pending()?;
             self.ids
@@ -46,6 +49,12 @@ impl Supervisor {
         }
         Ok(Answer::Continue)
     }
+}
+
+/// Whether a process is more after an exec than before.
+fn gains(before: &Credential, after: &Credential) -> bool {
+    let ids = |credential: &Credential| (credential.user.effective, credential.group.effective);
+    ids(before) != ids(after) || after.permitted & !before.permitted != 0
 }
 
 fn after_exec(caller: &Credential, program: Option<(Node<'_>, &Attr)>) -> Credential {
