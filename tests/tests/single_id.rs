@@ -106,6 +106,37 @@ RUN stat -c '%u:%g' /copied > /owner && cp -a /copied /again
 }
 
 #[test]
+fn all_that_stat_tells_is_what_a_step_of_root_sees() {
+    let Some(scenes) = with_debian() else { return };
+    let told = "%n %u:%g %a %h %s %b %B %t:%T %F %Y";
+    let user = same_layers(
+        &format!(
+            "\
+FROM debian:bookworm-slim
+RUN mkdir -p /d/sub && cd /d && seq 5000 | head -c 12345 > lower && ln -s lower link && mkfifo fifo && mknod device c 5 6 \\
+ && cp lower root && ln root second && chown -h 12:34 . sub lower link fifo device && touch -hd @1600000000 * .
+# Whoever closes a file has the kernel forget how much space it takes.
+RUN cat /d/lower /d/root > /dev/null && find /d -printf '%p %U:%G %m %n %s %b %y %T@\\n' | sort > /found \\
+ && stat -c '{told}' /d /d/* > /told && stat -Lc '{told}' /d/link > /followed && stat -c '{told}' - < /d/lower > /open
+RUN cd /d && echo more >> lower && echo new > own && chown 7:8 own && echo more >> own \\
+ && stat -c '%n %u:%g %a %s' lower own > /changed && truncate -s 1000000 own && find . -name own -printf '%U:%G %s' > /truncated
+"
+        ),
+        scenes,
+    );
+    let listed = user.cat("built", "/told");
+    let line = "/d/lower 12:34 644 1 12345 25 512 0:0 regular file 1600000000\n";
+    assert!(listed.contains(line), "{listed}");
+    let open = user.cat("built", "/open");
+    assert!(open.ends_with(&line["/d/lower".len()..]), "{open}");
+    assert_eq!(
+        user.cat("built", "/changed"),
+        "lower 12:34 644 12350\nown 7:8 644 9\n"
+    );
+    assert_eq!(user.cat("built", "/truncated"), "7:8 1000000");
+}
+
+#[test]
 fn a_step_s_user_is_who_it_is_to_be() {
     let Some(scenes) = with_base() else { return };
     let user = same_layers(

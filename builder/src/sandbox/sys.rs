@@ -16,6 +16,7 @@ use nix::NixPath;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::stat::makedev;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
@@ -503,6 +504,30 @@ pub(super) fn statx(
     // SAFETY: `path` is a C string, and the call fills a statx.
     let ret = unsafe { libc::statx(directory.as_raw_fd(), path.as_ptr(), flags, mask, &raw mut stat) };
     Errno::result(ret).map(|_| stat)
+}
+
+/// The same in the older form, which lacks the time of birth.
+pub(super) fn stat_of(told: &libc::statx) -> libc::stat {
+    // SAFETY: plain data, for which zeros are valid.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    stat.st_dev = makedev(told.stx_dev_major.into(), told.stx_dev_minor.into());
+    stat.st_ino = told.stx_ino;
+    stat.st_nlink = told.stx_nlink.into();
+    stat.st_mode = told.stx_mode.into();
+    stat.st_uid = told.stx_uid;
+    stat.st_gid = told.stx_gid;
+    stat.st_rdev = makedev(told.stx_rdev_major.into(), told.stx_rdev_minor.into());
+    // The widths differ between architectures.
+    stat.st_size = told.stx_size as _;
+    stat.st_blksize = told.stx_blksize as _;
+    stat.st_blocks = told.stx_blocks as _;
+    stat.st_atime = told.stx_atime.tv_sec;
+    stat.st_atime_nsec = told.stx_atime.tv_nsec.into();
+    stat.st_mtime = told.stx_mtime.tv_sec;
+    stat.st_mtime_nsec = told.stx_mtime.tv_nsec.into();
+    stat.st_ctime = told.stx_ctime.tv_sec;
+    stat.st_ctime_nsec = told.stx_ctime.tv_nsec.into();
+    stat
 }
 
 /// What the kernel writes for a program of this architecture.

@@ -23,6 +23,16 @@ impl Overlay {
         Ok(complete(attr))
     }
 
+    /// The attributes as far as they are known without asking the host, and whether that is all of them: otherwise size
+    /// and space of a file are missing.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    pub fn attr_at_hand(&self, ino: Ino) -> Result<(Attr, bool)> {
+        let (attr, data) = self.tree().attr(ino.0)?;
+        Ok((attr, data.is_none()))
+    }
+
     /// Changes attributes, and returns the new ones. The size changes first: if that fails nothing does.
     ///
     /// # Errors

@@ -7,12 +7,12 @@ use mica_fs::layer::Device;
 use mica_fs::overlay::{NewKind, Owner};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{fstat, fstatat};
+use nix::sys::stat::fstatat;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::Supervisor;
 use super::call::{Answer, Call, Decision};
-use super::places::Place;
+use super::places::{Place, Seen};
 
 impl Supervisor {
     /// mknod, mknodat of a device. Elsewhere than on our filesystems the kernel says what it always says.
@@ -32,7 +32,8 @@ impl Supervisor {
             return Ok(Answer::Continue);
         }
         let place = self.open_place(call, &Place::at(directory, parent, 0))?;
-        let Some(parent) = self.node(&fstat(&place)?) else {
+        let seen = Seen::of(&place, libc::AT_STATX_DONT_SYNC, libc::STATX_INO)?;
+        let Some(parent) = self.node(&seen) else {
             return Ok(Answer::Continue);
         };
         if fstatvfs(&place)?.flags().contains(FsFlags::ST_RDONLY) {

@@ -21,10 +21,10 @@ impl Supervisor {
             "execve" => Place::path(call.read_path(call.argument(0))?, true),
             _ => self.place_at(call, call.int(4))?,
         };
-        let Ok(stat) = self.look(call, &place) else {
+        let Ok(seen) = self.identify(call, &place) else {
             return Ok(Answer::Continue);
         };
-        let node = self.node(&stat);
+        let node = self.node(&seen);
         let attr = node.map(|node| node.attr()).transpose()?;
         if let (Some(attr), Some(node)) = (&attr, node) {
             let owner = (attr.uid, attr.gid);

@@ -5,11 +5,10 @@ use std::sync::PoisonError;
 use mica_fs::caller::{Capability, Credential};
 use mica_fs::overlay::{Attr, Changes};
 use nix::errno::Errno;
-use nix::sys::stat::FileStat;
 
 use super::Supervisor;
 use super::call::{Answer, Call, Decision};
-use super::places::Place;
+use super::places::{Place, Seen};
 
 /// Whom the kernel shows as the owner of what belongs to somebody outside: of devices in /dev, of much in /proc.
 const NOBODY: u32 = 65534;
@@ -37,11 +36,11 @@ impl Supervisor {
                 (Place::at(call.int(0), path, flags), call.id(2), call.id(3))
             }
         };
-        let stat = self.look(call, &place)?;
+        let seen = self.identify(call, &place)?;
         let caller = self.caller(call);
         call.must_be_pending()?;
-        let Some(node) = self.node(&stat) else {
-            return self.change_foreign_owner(&caller, &stat, uid, gid);
+        let Some(node) = self.node(&seen) else {
+            return self.change_foreign_owner(&caller, &seen, uid, gid);
         };
         let attr = node.attr()?;
         if !node.is_reached_by(&caller, call.pid) {
@@ -71,7 +70,7 @@ impl Supervisor {
     fn change_foreign_owner(
         &self,
         caller: &Credential,
-        stat: &FileStat,
+        seen: &Seen,
         uid: Option<u32>,
         gid: Option<u32>,
     ) -> Decision {
@@ -79,16 +78,16 @@ impl Supervisor {
             return Err(Errno::EPERM);
         }
         let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        let owner = foreign.entry((stat.st_dev, stat.st_ino)).or_default();
+        let owner = foreign.entry(seen.identity()).or_default();
         *owner = (uid.unwrap_or(owner.0), gid.unwrap_or(owner.1));
         Ok(Answer::Value(0))
     }
 
     /// Whom a file of a filesystem that is not ours belongs to, if the kernel would tell it wrongly.
-    pub(super) fn foreign_owner(&self, stat: &FileStat) -> Option<(u32, u32)> {
+    pub(super) fn foreign_owner(&self, seen: &Seen) -> Option<(u32, u32)> {
         let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = foreign.get(&(stat.st_dev, stat.st_ino)).copied();
-        let is_nobodys = stat.st_uid == NOBODY || stat.st_gid == NOBODY;
+        let set = foreign.get(&seen.identity()).copied();
+        let is_nobodys = seen.0.stx_uid == NOBODY || seen.0.stx_gid == NOBODY;
         set.or(is_nobodys.then_some((0, 0)))
     }
 }

@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 use mica_fs::caller::Credential;
 use mica_fs::overlay::{Attr, Ino};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{Mode, makedev};
 
 use super::call::Call;
 use super::{Supervisor, VirtualTree};
+use crate::sandbox::sys;
 
 /// How a call names a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +63,14 @@ pub(super) struct Node<'a> {
 }
 
 impl Node<'_> {
+    /// Its attributes; size and space may be missing.
     pub fn attr(&self) -> Result<Attr, Errno> {
-        let attr = self.tree.overlay.attr(self.ino);
+        self.attr_at_hand().map(|(attr, _)| attr)
+    }
+
+    /// Its attributes, and whether all of them are there: [`Overlay::attr_at_hand`](mica_fs::overlay::Overlay).
+    pub fn attr_at_hand(&self) -> Result<(Attr, bool), Errno> {
+        let attr = self.tree.overlay.attr_at_hand(self.ino);
         attr.map_err(|error| Errno::from_raw(error.errno()))
     }
 
@@ -73,33 +80,57 @@ impl Node<'_> {
     }
 }
 
+/// What the kernel told about a file.
+pub(super) struct Seen(pub libc::statx);
+
+impl Seen {
+    /// What statx(2) with these flags and this mask tells about an open file.
+    pub fn of(file: impl AsFd, flags: i32, mask: u32) -> Result<Self, Errno> {
+        sys::statx(file.as_fd(), c"", flags | libc::AT_EMPTY_PATH, mask).map(Self)
+    }
+
+    /// Its device and its inode.
+    pub fn identity(&self) -> (u64, u64) {
+        let Self(told) = self;
+        (
+            makedev(told.stx_dev_major.into(), told.stx_dev_minor.into()),
+            told.stx_ino,
+        )
+    }
+}
+
 /// A name by which the thread finds the same file.
 enum Found {
     /// From a directory of mica's.
     Below(CString),
-    /// From the thread's root, which is the step's.
+    /// From the thread's root, which is the step's; the path is absolute.
     Absolute(CString),
     /// From another root that the process has given itself.
     Within(OwnedFd, CString),
 }
 
 impl Supervisor {
-    /// The attributes of what a process means by a place, as this thread sees them.
-    pub(super) fn look(&self, call: &Call<'_>, place: &Place) -> Result<FileStat, Errno> {
+    /// The file that a process means by a place. This takes no word of whoever serves the file.
+    pub(super) fn identify(&self, call: &Call<'_>, place: &Place) -> Result<Seen, Errno> {
+        self.look(call, place, libc::AT_STATX_DONT_SYNC, libc::STATX_INO)
+    }
+
+    /// What the kernel tells this thread about what a process means by a place: statx(2) with these `flags` about how
+    /// fresh it is to be, and this mask.
+    pub(super) fn look(&self, call: &Call<'_>, place: &Place, flags: i32, mask: u32) -> Result<Seen, Errno> {
         if self.shows_others {
-            return fstatat(self.open_within_step(call, place)?, c"", AtFlags::AT_EMPTY_PATH);
+            return Seen::of(self.open_within_step(call, place)?, flags, mask);
         }
-        let flags = match place.follow {
-            true => AtFlags::empty(),
-            false => AtFlags::AT_SYMLINK_NOFOLLOW,
+        let at_end = match place.follow {
+            true => 0,
+            false => libc::AT_SYMLINK_NOFOLLOW,
         };
         match self.find(call, place)? {
-            Found::Below(path) => fstatat(&self.processes, path.as_c_str(), flags),
-            Found::Absolute(path) => fstatat(AT_FDCWD, path.as_c_str(), flags),
-            Found::Within(root, path) => {
-                let file = open_within(&root, &path, place.follow)?;
-                fstatat(file, c"", AtFlags::AT_EMPTY_PATH)
+            // To an absolute path the directory does not matter.
+            Found::Below(path) | Found::Absolute(path) => {
+                sys::statx(self.processes.as_fd(), &path, flags | at_end, mask).map(Seen)
             }
+            Found::Within(root, path) => Seen::of(open_within(&root, &path, place.follow)?, flags, mask),
         }
     }
 
@@ -154,12 +185,10 @@ impl Supervisor {
     }
 
     /// The node that this is; `None` if it is of a filesystem that is not ours.
-    pub(super) fn node(&self, stat: &FileStat) -> Option<Node<'_>> {
-        let tree = self.ids.trees.iter().find(|tree| tree.device == stat.st_dev)?;
-        Some(Node {
-            tree,
-            ino: Ino(stat.st_ino),
-        })
+    pub(super) fn node(&self, seen: &Seen) -> Option<Node<'_>> {
+        let (device, ino) = seen.identity();
+        let tree = self.ids.trees.iter().find(|tree| tree.device == device)?;
+        Some(Node { tree, ino: Ino(ino) })
     }
 
     fn find(&self, call: &Call<'_>, place: &Place) -> Result<Found, Errno> {

@@ -1,13 +1,11 @@
 //! stat(2) and its kin: the owners that our metadata has.
 
-use std::os::fd::AsFd;
-
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::FileStat;
 
 use super::Supervisor;
 use super::call::{Answer, Call, Decision};
-use super::places::Place;
+use super::places::{Place, Seen};
 use crate::sandbox::seccomp::bpf::Architecture;
 use crate::sandbox::sys;
 
@@ -30,14 +28,10 @@ impl Supervisor {
             "statx" => return self.extended_status(call),
             _ => (self.place_at(call, call.int(3))?, call.argument(2)),
         };
-        // What cannot be found, or not by this thread, the kernel tells of.
-        let Ok(mut stat) = self.look(call, &place) else {
+        let Some(told) = self.told(call, &place, 0, libc::STATX_BASIC_STATS)? else {
             return Ok(Answer::Continue);
         };
-        let Some((uid, gid)) = self.owner(call, &place, &stat)? else {
-            return Ok(Answer::Continue);
-        };
-        (stat.st_uid, stat.st_gid) = (uid, gid);
+        let stat = sys::stat_of(&told);
         match call.architecture {
             Architecture::X86_64 | Architecture::Aarch64 => call.write(buffer, sys::bytes_of(&stat))?,
             Architecture::X86 => call.write(buffer, &stat64(&stat))?,
@@ -56,38 +50,71 @@ impl Supervisor {
             0 => Place::descriptor(call.int(0)),
             _ => self.place_at(call, flags)?,
         };
-        let Ok(file) = self.open_place(call, &place) else {
+        let fresh = flags & (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC);
+        let Some(told) = self.told(call, &place, fresh, mask)? else {
             return Ok(Answer::Continue);
         };
-        let flags = flags & (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC) | libc::AT_EMPTY_PATH;
-        let mut extended = sys::statx(file.as_fd(), c"", flags, mask)?;
-        let plain = fstat(&file)?;
-        let Some((uid, gid)) = self.owner(call, &place, &plain)? else {
-            return Ok(Answer::Continue);
-        };
-        (extended.stx_uid, extended.stx_gid) = (uid, gid);
-        call.write(call.argument(4), sys::bytes_of(&extended))?;
+        call.write(call.argument(4), sys::bytes_of(&told))?;
         Ok(Answer::Value(0))
+    }
+
+    /// What statx(2) with this mask is to tell about a place; `None` if the kernel tells it as well, or if it is not
+    /// certain here.
+    fn told(
+        &self,
+        call: &Call<'_>,
+        place: &Place,
+        flags: i32,
+        mask: u32,
+    ) -> Result<Option<libc::statx>, Errno> {
+        // Whenever a file is closed, the kernel forgets the space it takes, and then would ask the mount for it.
+        let without = mask & !libc::STATX_BLOCKS;
+        let Ok(seen) = self.look(call, place, flags, without) else {
+            return Ok(None);
+        };
+        let (owner, mut told) = match self.node(&seen) {
+            None => match self.stranger(place, &seen) {
+                Some(owner) => (owner, None),
+                None => return Ok(None),
+            },
+            Some(node) => {
+                let Ok((attr, is_all)) = node.attr_at_hand() else {
+                    return Ok(None);
+                };
+                if !node.is_reached_by(&self.caller(call), call.pid) {
+                    return Err(Errno::EACCES);
+                }
+                let owner = (attr.uid, attr.gid);
+                if !is_all && owner == (0, 0) {
+                    return Ok(None);
+                }
+                let mut told = seen.0;
+                told.stx_blocks = attr.blocks;
+                told.stx_mask |= mask & libc::STATX_BLOCKS;
+                (owner, is_all.then_some(told))
+            }
+        };
+        if told.is_none() {
+            let whole = self.look(call, place, flags, mask);
+            let same = whole.ok().filter(|whole| whole.identity() == seen.identity());
+            told = same.map(|Seen(told)| told);
+        }
+        if let Some(told) = &mut told {
+            (told.stx_uid, told.stx_gid) = owner;
+        }
+        Ok(told)
+    }
+
+    /// Whose a file of a filesystem is that is not ours, if the kernel would tell it wrongly.
+    fn stranger(&self, place: &Place, seen: &Seen) -> Option<(u32, u32)> {
+        let process = process_of(place.path.as_bytes());
+        let owner = process.and_then(|number| self.credential_inside(&number));
+        let owner = owner.map(|owner| (owner.user.effective, owner.group.effective));
+        owner.or_else(|| self.foreign_owner(seen))
     }
 
     pub(super) fn place_at(&self, call: &Call<'_>, flags: i32) -> Result<Place, Errno> {
         Ok(Place::at(call.int(0), call.read_path(call.argument(1))?, flags))
-    }
-
-    /// Whose it is, if the kernel would tell it wrongly.
-    fn owner(&self, call: &Call<'_>, place: &Place, stat: &FileStat) -> Result<Option<(u32, u32)>, Errno> {
-        let Some(node) = self.node(stat) else {
-            let process = process_of(place.path.as_bytes());
-            let owner = process.and_then(|number| self.credential_inside(&number));
-            let owner = owner.map(|owner| (owner.user.effective, owner.group.effective));
-            return Ok(owner.or_else(|| self.foreign_owner(stat)));
-        };
-        let attr = node.attr()?;
-        if !node.is_reached_by(&self.caller(call), call.pid) {
-            return Err(Errno::EACCES);
-        }
-        let is_roots = (attr.uid, attr.gid) == (0, 0);
-        Ok((!is_roots).then_some((attr.uid, attr.gid)))
     }
 }
 
