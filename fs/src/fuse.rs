@@ -38,12 +38,14 @@ mod counts;
 mod data;
 mod forest;
 mod guard;
+mod near;
 mod sync;
 mod translate;
 
 pub(crate) use counts::Counters;
 pub use counts::{RequestKind, Requests};
 pub(crate) use forest::ForestAdapter;
+pub(crate) use near::Near;
 
 use guard::{Guard, Verdict};
 use sync::Syncs;
@@ -76,6 +78,7 @@ pub(crate) struct Adapter {
     /// Who checks permissions; the kernel, or nobody, where `None`.
     guard: Option<Guard>,
     requests: Arc<Counters>,
+    near: Arc<Near>,
     syncs: Syncs,
 }
 
@@ -87,12 +90,24 @@ impl Adapter {
             overlay,
             settings,
             requests: Arc::default(),
+            near: Arc::default(),
         }
     }
 
     /// The counts of the requests that it answers.
     pub(crate) fn requests(&self) -> Arc<Counters> {
         Arc::clone(&self.requests)
+    }
+
+    /// What is to be told about its clients.
+    pub(crate) fn near(&self) -> Arc<Near> {
+        Arc::clone(&self.near)
+    }
+
+    /// That a request has come.
+    fn received(&self, kind: RequestKind) {
+        self.requests.add(kind);
+        self.near.follow();
     }
 
     fn owner(&self, request: &Request) -> Owner {
@@ -247,7 +262,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.requests.add(RequestKind::Lookup);
+        self.received(RequestKind::Lookup);
         if let Err(refused) = self.check(|guard| guard.search(request.pid(), Ino(parent.0))) {
             return reply.error(refused);
         }
@@ -259,12 +274,12 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
-        self.requests.add(RequestKind::Forget);
+        self.received(RequestKind::Forget);
         self.overlay.forget(Ino(ino.0), count);
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.requests.add(RequestKind::GetAttr);
+        self.received(RequestKind::GetAttr);
         attributes(reply, self.shown(self.overlay.attr(Ino(ino.0))));
     }
 
@@ -286,7 +301,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.requests.add(RequestKind::SetAttr);
+        self.received(RequestKind::SetAttr);
         // HANDLE_KILLPRIV_V2 leaves it to us to drop set-ID bits: always when the owner changes, and for a
         // truncation unless the caller has CAP_FSETID. The library hides the kernel's flag for the latter;
         // root has the capability, others have not.
@@ -316,7 +331,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        self.requests.add(RequestKind::ReadLink);
+        self.received(RequestKind::ReadLink);
         match self.overlay.read_link(Ino(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
@@ -333,7 +348,7 @@ impl Filesystem for Adapter {
         device: u32,
         reply: ReplyEntry,
     ) {
-        self.requests.add(RequestKind::MkNod);
+        self.received(RequestKind::MkNod);
         match new_kind(mode, device) {
             Some(kind) => self.create_node(request, parent, name, kind, (mode, umask), reply),
             None => reply.error(Errno::EINVAL),
@@ -349,18 +364,18 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.requests.add(RequestKind::MkDir);
+        self.received(RequestKind::MkDir);
         self.create_node(request, parent, name, NewKind::Directory, (mode, umask), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.requests.add(RequestKind::Symlink);
+        self.received(RequestKind::Symlink);
         let target = target.as_os_str().as_bytes();
         self.create_node(request, parent, name, NewKind::Symlink(target), (0o777, 0), reply);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.add(RequestKind::Unlink);
+        self.received(RequestKind::Unlink);
         if let Err(refused) = self.check(|guard| guard.remove(request.pid(), Ino(parent.0), name)) {
             return reply.error(refused);
         }
@@ -368,7 +383,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.add(RequestKind::RmDir);
+        self.received(RequestKind::RmDir);
         if let Err(refused) = self.check(|guard| guard.remove(request.pid(), Ino(parent.0), name)) {
             return reply.error(refused);
         }
@@ -385,7 +400,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.requests.add(RequestKind::Rename);
+        self.received(RequestKind::Rename);
         let Some(mode) = rename_mode(flags) else {
             return reply.error(Errno::EINVAL);
         };
@@ -406,7 +421,7 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.requests.add(RequestKind::Link);
+        self.received(RequestKind::Link);
         if let Err(refused) = self.check(|guard| guard.add(request.pid(), Ino(parent.0))) {
             return reply.error(refused);
         }
@@ -415,7 +430,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.requests.add(RequestKind::Open);
+        self.received(RequestKind::Open);
         match &self.guard {
             None => reply.error(Errno::ENOSYS),
             Some(guard) => match guard.open(request.pid(), Ino(ino.0), flags.0) {
@@ -435,7 +450,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.requests.add(RequestKind::Create);
+        self.received(RequestKind::Create);
         reply.error(Errno::ENOSYS);
     }
 
@@ -450,7 +465,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.requests.add(RequestKind::Read);
+        self.received(RequestKind::Read);
         data::read(&self.overlay, Ino(ino.0), offset, size, reply);
     }
 
@@ -466,7 +481,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.requests.add(RequestKind::Write);
+        self.received(RequestKind::Write);
         let kill_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         data::write(&self.overlay, Ino(ino.0), offset, data, kill_privileges, reply);
     }
@@ -479,7 +494,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.requests.add(RequestKind::Flush);
+        self.received(RequestKind::Flush);
         reply.error(Errno::ENOSYS);
     }
 
@@ -491,12 +506,12 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.requests.add(RequestKind::FSync);
+        self.received(RequestKind::FSync);
         self.syncs.sync(Ino(ino.0), data_only, reply);
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.requests.add(RequestKind::OpenDir);
+        self.received(RequestKind::OpenDir);
         match &self.guard {
             None => reply.error(Errno::ENOSYS),
             // The kernel may keep a listing, as it does without this message.
@@ -518,7 +533,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.requests.add(RequestKind::ReadDir);
+        self.received(RequestKind::ReadDir);
         let result = self.overlay.read_dir(Ino(ino.0), offset, &mut |entry| {
             let kind = translate::file_type(entry.kind);
             match reply.add(
@@ -545,7 +560,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.requests.add(RequestKind::ReadDirPlus);
+        self.received(RequestKind::ReadDirPlus);
         let result = self.overlay.read_dir(Ino(ino.0), offset, &mut |entry| {
             // The kernel takes no reference to the two dot entries, and to each other one that it is told.
             let dots = matches!(entry.name, b"." | b"..");
@@ -581,12 +596,12 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.requests.add(RequestKind::FSyncDir);
+        self.received(RequestKind::FSyncDir);
         self.syncs.sync(Ino(ino.0), data_only, reply);
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.requests.add(RequestKind::StatFs);
+        self.received(RequestKind::StatFs);
         match self.overlay.stat_fs() {
             Ok(fs) => reply.statfs(
                 fs.blocks,
@@ -612,7 +627,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.requests.add(RequestKind::SetXattr);
+        self.received(RequestKind::SetXattr);
         let name = name.as_bytes();
         if self.refuses(name) {
             return reply.error(Errno::EOPNOTSUPP);
@@ -634,7 +649,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.requests.add(RequestKind::GetXattr);
+        self.received(RequestKind::GetXattr);
         if self.refuses(name.as_bytes()) {
             return reply.error(Errno::EOPNOTSUPP);
         }
@@ -646,7 +661,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.requests.add(RequestKind::ListXattr);
+        self.received(RequestKind::ListXattr);
         let names = self.overlay.xattr_names(Ino(ino.0));
         // The protocol: each name ended by a NUL.
         xattr_value(
@@ -665,7 +680,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.add(RequestKind::RemoveXattr);
+        self.received(RequestKind::RemoveXattr);
         if self.refuses(name.as_bytes()) {
             return reply.error(Errno::EOPNOTSUPP);
         }
@@ -677,7 +692,7 @@ impl Filesystem for Adapter {
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.requests.add(RequestKind::Access);
+        self.received(RequestKind::Access);
         match &self.guard {
             // Only sent without `default_permissions`, where everything is allowed: the kernel asks once.
             None => reply.error(Errno::ENOSYS),
@@ -702,7 +717,7 @@ impl Filesystem for Adapter {
         _output_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.requests.add(RequestKind::IoCtl);
+        self.received(RequestKind::IoCtl);
         reply.error(Errno::ENOTTY);
     }
 
@@ -716,7 +731,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.requests.add(RequestKind::FAllocate);
+        self.received(RequestKind::FAllocate);
         match allocation(mode) {
             Some(how) => empty(reply, self.overlay.allocate(Ino(ino.0), how, offset, length)),
             None => reply.error(Errno::EOPNOTSUPP),
@@ -732,7 +747,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.requests.add(RequestKind::LSeek);
+        self.received(RequestKind::LSeek);
         // The kernel passes this on without writing back first, so what we know of holes and of the size may be
         // old, and a program that copies by it would lose data. Unanswered, the kernel says that there are none.
         if self.settings.writeback {
@@ -754,7 +769,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.requests.add(RequestKind::CopyFileRange);
+        self.received(RequestKind::CopyFileRange);
         data::copy(
             &self.overlay,
             (Ino(from.0), from_offset),

@@ -19,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags};
 
 use crate::caller::Callers;
 use crate::forest::Forest;
-use crate::fuse::{Adapter, Counters, ForestAdapter, Settings};
+use crate::fuse::{Adapter, Counters, ForestAdapter, Near, Settings};
 use crate::overlay::{Ino, Overlay, Owner};
 use crate::sys::statx::MountIdentity;
 
@@ -337,11 +337,13 @@ fn serve(
                 Permissions::Kernel | Permissions::Owner => None,
             };
             let adapter = Adapter::new(overlay, callers, settings);
-            (adapter.requests(), start(adapter, device, threads))
+            let near = adapter.near();
+            (adapter.requests(), start(adapter, near, device, threads))
         }
         Content::Forest(forest) => {
             let adapter = ForestAdapter::new(forest);
-            (adapter.requests(), start(adapter, device, threads))
+            let near = Arc::default();
+            (adapter.requests(), start(adapter, near, device, threads))
         }
     };
     match started {
@@ -365,6 +367,7 @@ fn serve(
 /// Starts the session with the kernel; its end comes through the channel.
 fn start(
     adapter: impl Filesystem + 'static,
+    near: Arc<Near>,
     device: OwnedFd,
     threads: usize,
 ) -> io::Result<(Receiver<io::Result<()>>, Kernel)> {
@@ -373,7 +376,10 @@ fn start(
     config.clone_fd = true;
     // The kernel keeps others out unless `allow_other`: the library need not.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
-    let kernel = Kernel(session.notifier());
+    let kernel = Kernel {
+        notifier: session.notifier(),
+        near,
+    };
     let (ended, end) = mpsc::channel();
     thread::Builder::new()
         .name("mica-fuse".to_owned())
@@ -387,18 +393,28 @@ fn start(
 /// The kernel's memory of a mount: what is changed behind its back must be told to it. Not to be used by a thread that
 /// serves the mount.
 #[derive(Clone, Debug)]
-pub struct Kernel(Notifier);
+pub struct Kernel {
+    notifier: Notifier,
+    near: Arc<Near>,
+}
 
 impl Kernel {
+    /// That a process which uses the mount is at this processor. While all are at the same, requests are answered there.
+    pub fn client_at(&self, processor: usize) {
+        self.near.client_at(processor);
+    }
+
     /// Forgets the attributes of a node.
     pub fn forget_attributes(&self, ino: Ino) {
         // That it does not know the node, or that the mount is gone, makes no difference.
-        let _ = self.0.inval_inode(INodeNo(ino.0), -1, 0);
+        let _ = self.notifier.inval_inode(INodeNo(ino.0), -1, 0);
     }
 
     /// Forgets what a name stands for, or that it stands for nothing.
     pub fn forget_name(&self, parent: Ino, name: &[u8]) {
-        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name));
+        let _ = self
+            .notifier
+            .inval_entry(INodeNo(parent.0), OsStr::from_bytes(name));
     }
 }
 
