@@ -256,30 +256,31 @@ impl Store {
         dry_run: bool,
         pruned: &mut Pruned,
     ) -> Result<(), StoreError> {
-        // A blob goes first, so that what is left of a layer after a crash is a layer without its second name.
-        for digest in self.objects(&self.blobs())? {
-            let diff_id = DiffId(digest);
-            if needed.contains(&digest) {
-                continue;
-            }
-            let path = self.blob_path(&digest);
-            if !self.has_layer(&diff_id) {
-                pruned.bytes += on_disk(&path)?.bytes;
-                pruned.blobs.push(digest);
-            }
-            if !dry_run {
-                fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
-            }
-        }
+        // A layer goes first, so that what is left of it after a crash is a blob that nobody needs.
+        let mut own_tars = HashSet::new();
         for digest in self.objects(&self.layers_path())? {
             if needed.contains(&digest) {
                 continue;
             }
             let path = self.layer_path(&DiffId(digest));
+            own_tars.insert(digest);
             pruned.bytes += on_disk(&path)?.bytes;
             pruned.layers.push(DiffId(digest));
             if !dry_run {
                 self.remove_directory(&path)?;
+            }
+        }
+        for digest in self.objects(&self.blobs())? {
+            if needed.contains(&digest) {
+                continue;
+            }
+            let path = self.blob_path(&digest);
+            if !own_tars.contains(&digest) {
+                pruned.bytes += on_disk(&path)?.bytes;
+                pruned.blobs.push(digest);
+            }
+            if !dry_run {
+                fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
             }
         }
         Ok(())

@@ -90,6 +90,15 @@ impl Store {
         {
             let gate = self.gate_shared()?;
             let place = self.layer_path(&id);
+            // The blob first: alone it is a whole object that nobody needs, should this process end in between. One that is
+            // there without a layer is replaced, so that layer and blob are one file.
+            if !self.has_layer(&id) {
+                let (tar, link) = (ready.join(TAR_FILE), work.path().join("blob"));
+                let blob = self.blob_path(&id.0);
+                let linked = fs::hard_link(&tar, &link).and_then(|()| fs::rename(&link, &blob));
+                linked.map_err(|e| StoreError::io("publish", &blob, e))?;
+                sync_directory(&self.blobs())?;
+            }
             match fs::rename(&ready, &place) {
                 Ok(()) => sync_directory(&self.layers_path())?,
                 Err(e) if is_taken(&e) => {}
@@ -132,7 +141,7 @@ impl Store {
         self.layers_path().join(id.0.hex())
     }
 
-    /// Gives the tar its second name, by which the OCI layout knows it.
+    /// Gives a layer's tar its second name, by which the OCI layout knows it.
     pub(super) fn link_as_blob(&self, id: &DiffId) -> Result<(), StoreError> {
         let blob = self.blob_path(&id.0);
         match fs::hard_link(self.layer_path(id).join(TAR_FILE), &blob) {
