@@ -42,6 +42,9 @@ pub enum RootfsError {
     /// The mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// There is no FUSE, and no copy can know the owners that only mica knows.
+    #[error("with a single id steps need FUSE; `mica doctor` says how to have it")]
+    NeedsFuse(#[source] MountError),
     /// There is no FUSE, and a copy in its place is not possible either.
     #[error("without FUSE ({fuse}) steps run on a copy of their root filesystem, which cannot be made")]
     Copy {
@@ -176,11 +179,12 @@ impl<'a> Rootfs<'a> {
         let place = directory(self.work.path().join("root"))?;
         match serve(&self.overlay, &place, (self.record, false)) {
             Ok(mounted) => self.mounted = Some(mounted),
-            // With a single id the owners of files are known to our filesystem alone.
-            Err(error @ (MountError::NoFuse { .. } | MountError::Device { .. }))
-                if sandbox::callers().is_none() =>
-            {
-                self.copy(place.clone(), &error)?;
+            Err(error @ (MountError::NoFuse { .. } | MountError::Device { .. })) => {
+                match sandbox::callers() {
+                    None => self.copy(place.clone(), &error)?,
+                    // The owners of files are known to our filesystem alone.
+                    Some(_) => return Err(RootfsError::NeedsFuse(error)),
+                }
             }
             Err(error) => return Err(error.into()),
         }

@@ -1,5 +1,6 @@
 //! Builds where FUSE cannot be had: on copies, said once, and to the same layers.
 
+use mica_tests::scene::NO_SUBORDINATE_IDS;
 use mica_tests::{Scene, base};
 
 /// /dev without the device.
@@ -93,6 +94,32 @@ fn without_fuse_run_works_and_a_failed_step_leaves_nothing() {
             .build("FROM base\nRUN mknod /d b 8 0; ! cat /d && false\n", ["-q"])
             .fails()
             .says("Dockerfile:2");
+        scene.is_clean();
+    }
+}
+
+/// With a single id the owners of files are known to our filesystem alone.
+#[test]
+fn without_fuse_a_single_id_is_refused_with_a_hint() {
+    for change in [CLOSED, WITHOUT] {
+        let Some(scene) = Scene::user_changed_by(&format!("{NO_SUBORDINATE_IDS}{change}")) else {
+            return;
+        };
+        base::load(&scene);
+        scene
+            .build("FROM base\nRUN true\n", ["-q"])
+            .fails()
+            .says("Dockerfile:2")
+            .says("/dev/fuse")
+            .says("mica doctor")
+            .lacks("copies of");
+        scene
+            .mica(["run", "--rm", "base", "true"])
+            .exits(125)
+            .says("/dev/fuse")
+            .says("mica doctor");
+        // What needs no mount works.
+        scene.build("FROM base\nCOPY Dockerfile /\n", ["-q"]).ok();
         scene.is_clean();
     }
 }
