@@ -301,3 +301,30 @@ fn the_doctor_knows_each_way_of_working() {
         scene.mica(["doctor"]).run().says("/dev/fuse");
     }
 }
+
+/// The kernel allows one listener: mica cannot answer system calls within a step whose calls it answers.
+#[test]
+fn the_doctor_knows_that_another_program_answers_system_calls() {
+    let Some(scene) = Scene::as_plain_user() else {
+        return;
+    };
+    let listener = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains("seccomp listener"));
+        lines.map(str::to_owned).collect::<String>()
+    };
+    let outside = listener(&scene.mica(["doctor"]).run().stdout());
+    assert!(outside.contains("can be had"), "{outside}");
+    let program = scene.program();
+    scene
+        .mica(["import", "--host"])
+        .arg(&program)
+        .args(["-t", "inner"])
+        .ok();
+    let inside = scene
+        .mica(["run", "--rm", "--user=1", "inner"])
+        .arg(&program)
+        .arg("doctor")
+        .run();
+    let text = listener(&inside.stdout());
+    assert!(text.contains("missing"), "{}", inside.describe());
+}

@@ -95,9 +95,14 @@ pub fn ways() -> Vec<Way> {
         checks,
         options: Some(options),
     };
-    let subordinate = subordinate.map(|checks| optional("ids by the kernel", "--userns=subuid", checks));
+    let subordinate = subordinate.map(|checks| {
+        [
+            optional("ids by the kernel", "--userns=subuid", checks),
+            optional("ids by mica", "--userns=single", vec![listener()]),
+        ]
+    });
     let mut ways = vec![way("build, run, mount IMAGE -- COMMAND", run)];
-    ways.extend(subordinate);
+    ways.extend(subordinate.into_iter().flatten());
     let host_name = inside("host name", Inside::HostName, !is_root);
     ways.extend([
         way("mount IMAGE DIR", mount),
@@ -316,6 +321,26 @@ fn sysctls() -> Vec<Check> {
         check(APPARMOR, |value| value == 0, 0),
     ];
     all.into_iter().flatten().collect()
+}
+
+/// Whether mica can answer system calls of a step.
+fn listener() -> Check {
+    let name = "seccomp listener";
+    match sys::probe_listener() {
+        Ok(()) => Check::good(name, "can be had"),
+        Err(errno) => Check::bad(name, errno.desc(), listener_remedy(errno)),
+    }
+}
+
+/// What most likely made seccomp(2) refuse a listener, as what mends it.
+pub(super) fn listener_remedy(errno: Errno) -> Option<String> {
+    (errno == Errno::EBUSY || errno == Errno::EPERM || errno == Errno::EACCES).then(|| {
+        Surroundings::here().choose(
+            "leave the sandbox around, which answers system calls itself: the kernel allows one to do so",
+            "podman run --security-opt seccomp=unconfined, and not within a step of mica's",
+            "in the pod: securityContext: {seccompProfile: {type: Unconfined}}",
+        )
+    })
 }
 
 /// newuidmap or newgidmap: present, and allowed to write id maps.

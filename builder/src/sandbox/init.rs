@@ -21,7 +21,7 @@ use super::channel::{Channel, Order, Report, Start};
 use super::error::{Failure, Step, errno_of};
 use super::process::{self, Streams};
 use super::seccomp::{self, Filter, bpf::Architecture, profile::default_profile};
-use super::{Answered, Capabilities, Exit, MountKind, Network, Spec, limits, mounts, sys};
+use super::{Answered, Capabilities, Exit, MountKind, Network, Spec, doctor, limits, mounts, sys};
 
 /// The main function of the program when its first argument is [`INIT_ARG`](super::INIT_ARG).
 ///
@@ -239,8 +239,11 @@ fn filter(channel: &Channel, start: &Start, warn: &mut dyn FnMut(String)) -> Res
     };
     match start.answered {
         Some(Answered::Ids) => {
-            return be_supervised(channel, &seccomp::supervised(profile, Answered::Ids))
-                .map_err(filter_failed);
+            let supervised = be_supervised(channel, &seccomp::supervised(profile, Answered::Ids));
+            return supervised.map_err(|errno| match doctor::listener_remedy(errno) {
+                Some(remedy) => filter_failed(errno).hint(remedy),
+                None => filter_failed(errno),
+            });
         }
         // Without it a step works as well, as long as it makes no device.
         Some(Answered::Devices) if !Architecture::NATIVE.is_empty() => {

@@ -73,14 +73,7 @@ pub(super) fn probe_user_namespace() -> nix::Result<Probe> {
             }
         }
         ForkResult::Parent { child } => {
-            let code = loop {
-                match waitpid(child, None) {
-                    Ok(WaitStatus::Exited(_, code)) => break code,
-                    Ok(_) => return Err(Errno::ECHILD),
-                    Err(Errno::EINTR) => {}
-                    Err(error) => return Err(error),
-                }
-            };
+            let code = exit_code(child)?;
             Ok(match code {
                 0 => Probe::Works,
                 code if code & CAPABILITIES != 0 => Probe::NoCapabilities(Errno::from_raw(code & 0x7f)),
@@ -130,9 +123,46 @@ pub(super) fn probe_inside(what: Inside, user_namespace: bool) -> nix::Result<()
             libc::_exit(if done == 0 { 0 } else { Errno::last_raw() & 0x7f })
         },
     };
+    match exit_code(child)? {
+        0 => Ok(()),
+        errno => Err(Errno::from_raw(errno)),
+    }
+}
+
+/// Tries in a child process whether system calls can be held up there for this one to answer.
+///
+/// # Errors
+/// What seccomp(2) says: EBUSY under somebody else's filter that does so.
+pub(super) fn probe_listener() -> nix::Result<()> {
+    let mut allow = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ALLOW,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut allow,
+    };
+    // SAFETY: the process may have threads, so the child makes only system calls that are async-signal-safe.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            // An unprivileged process must give up set-user-ID programs first.
+            let tried = prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+                .and_then(|()| seccomp(&program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER));
+            exit_now(tried.map_or_else(|errno| errno as c_int, |_| 0))
+        }
+        ForkResult::Parent { child } => match exit_code(child)? {
+            0 => Ok(()),
+            errno => Err(Errno::from_raw(errno)),
+        },
+    }
+}
+
+/// Waits for a child and tells how it has exited.
+fn exit_code(child: Pid) -> nix::Result<c_int> {
     match wait_for(child)? {
-        WaitStatus::Exited(_, 0) => Ok(()),
-        WaitStatus::Exited(_, errno) => Err(Errno::from_raw(errno)),
+        WaitStatus::Exited(_, code) => Ok(code),
         _ => Err(Errno::ECHILD),
     }
 }
