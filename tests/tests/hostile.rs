@@ -1,8 +1,10 @@
 //! Dockerfiles that mean harm: what they try stays in their step, mica lives on, and the store is whole.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 
 use mica_tests::machine;
+use mica_tests::scene::NO_SUBORDINATE_IDS;
 use mica_tests::{Outcome, Scene, base};
 use nix::unistd::Pid;
 
@@ -78,8 +80,11 @@ FROM base
 RUN ! mount -t tmpfs none /mnt && ! mount --bind / /tmp && ! mount -o remount,rw /sys && ! umount /proc/sys
 RUN ! unshare -m true && ! unshare -U true && ! unshare -p true && ! nsenter -t 1 -m true
 RUN mkdir -p /d && mknod /d/disk b 8 0 && ! cat /d/disk; mknod /d/mem c 1 1 && ! head -c 1 /d/mem; mknod /d/fuse c 10 229 && ! cat /d/fuse; true
+RUN mknod /d/zero c 1 5 && ! head -c 1 /d/zero
 RUN mkdir -p /cage && cp /bin/busybox /cage && ! chroot /cage /busybox ls {outside}
-RUN ! echo x > /proc/sys/kernel/core_pattern; ! echo b > /proc/sysrq-trigger; ! echo x > /sys/kernel/uevent_helper
+RUN v=$(cat /proc/sys/vm/swappiness) && ! echo $v > /proc/sys/vm/swappiness
+RUN [ ! -e /proc/sysrq-trigger ] || ! echo h > /proc/sysrq-trigger
+RUN for f in /sys/kernel/uevent_helper /sys/kernel/mm/ksm/run; do [ ! -e $f ] || ! cat $f > $f || exit 1; done
 RUN ! cat /proc/kcore && ! head -c 1 /dev/mem && ! ls /dev/fuse && ! ls /dev/kmsg
 RUN ! pivot_root / /tmp && ! swapoff -a 2>/dev/null; ! reboot -f && ! insmod /bin/busybox && ! hostname other
 "
@@ -177,41 +182,131 @@ fn what_outlives_its_step_does_not() {
     }
 }
 
-/// Every process that it makes stays within the limit; without control groups that of the user namespace.
+/// The limit of processes holds for a user of the step everywhere, and for its root where that is no real root.
 #[test]
 fn a_fork_bomb_is_bounded() {
-    let Some(scene) = Scene::as_user() else { return };
-    let bomb = "RUN bomb() { bomb | bomb & }; bomb; sleep 2; exit 7\n";
-    build(
-        &scene,
-        &format!("FROM base\n{bomb}"),
-        &["--ulimit=nproc=60", "--pids-limit=60"],
-    )
-    .says("fork");
-    is_whole(&scene);
+    for scene in Scene::in_every_id_mode() {
+        let bomb = "RUN bomb() { bomb | bomb & }; bomb; sleep 2; exit 7\n";
+        let users: &[&str] = if scene.is_root() {
+            &["1000"]
+        } else {
+            &["0", "1000"]
+        };
+        for user in users {
+            build(
+                &scene,
+                &format!("FROM base\nUSER {user}\n{bomb}"),
+                &["--ulimit=nproc=60"],
+            )
+            .says("fork");
+            is_whole(&scene);
+        }
+    }
 }
 
 #[test]
 fn a_full_disk_ends_the_step_alone() {
-    let Some(scene) = Scene::changed_by("mount -t tmpfs -o size=24m,mode=755 tmpfs store") else {
-        return;
-    };
-    base::load(&scene);
-    let fill = "\
+    let small = "mount -t tmpfs -o size=24m,mode=777 tmpfs store\n";
+    let scenes = [
+        Scene::changed_by(small),
+        Scene::user_changed_by(small),
+        Scene::user_changed_by(&format!("{NO_SUBORDINATE_IDS}{small}")),
+    ];
+    for scene in scenes.into_iter().flatten() {
+        base::load(&scene);
+        let fill = "\
 FROM base
 RUN dd if=/dev/urandom of=/big bs=1M count=100 || true; for i in $(seq 200); do echo $i > /f$i || true; done
 ";
-    // Its changes have no room; that is said, and they are gone.
-    assert!(
-        !build(&scene, fill, &["-t", "full"])
-            .says("o space left")
-            .status
-            .success()
-    );
-    let after = "FROM base\nRUN dd if=/dev/urandom of=/big bs=1M count=100; rm /big; echo here > /small\n";
-    assert!(build(&scene, after, &["-t", "small"]).status.success());
-    assert_eq!(scene.cat("small", "/small"), "here\n");
-    is_whole(&scene);
+        // Its changes have no room; that is said, and they are gone.
+        assert!(
+            !build(&scene, fill, &["-t", "full"])
+                .says("o space left")
+                .status
+                .success()
+        );
+        let after =
+            "FROM base\nRUN dd if=/dev/urandom of=/big bs=1M count=100; rm /big; echo here > /small\n";
+        assert!(build(&scene, after, &["-t", "small"]).status.success());
+        assert_eq!(scene.cat("small", "/small"), "here\n");
+        is_whole(&scene);
+    }
+}
+
+/// What a user may not read is not for the user's steps either, whoever they are inside.
+#[test]
+fn files_of_other_users_stay_closed() {
+    for scene in Scene::in_every_id_mode() {
+        if scene.is_root() {
+            continue;
+        }
+        let file = scene.write("others/closed", CANARY);
+        chown(&file, Some(0), Some(0)).expect("root may hand over a file");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("root may do so");
+        let volume = format!("{}:/volume", scene.path("others").display());
+        let dockerfile = "\
+FROM base
+RUN ! cat /volume/closed && ! echo x >> /volume/closed; chmod 666 /volume/closed; chown 0:0 /volume/closed; ! cat /volume/closed
+RUN --mount=type=bind,source=closed,target=/c ! cat /c
+";
+        fs::hard_link(&file, scene.mkdir("ctx").join("closed")).expect("root may do so");
+        build(&scene, dockerfile, &["-v", &volume]);
+        let found = fs::metadata(&file).expect("it is there");
+        assert_eq!(
+            (found.uid(), found.mode() & 0o777, found.len()),
+            (0, 0o600, CANARY.len() as u64)
+        );
+        is_whole(&scene);
+    }
+}
+
+/// While mica looks at what a system call names, another process changes what the name stands for.
+#[test]
+fn names_that_change_under_the_supervisor_do_not_lead_out() {
+    if machine::programs(&["perl"]).is_none() {
+        return;
+    }
+    for scene in Scene::in_every_id_mode() {
+        scene
+            .mica(["import", "--host", "perl", "sh", "cat", "-t", "tools"])
+            .ok();
+        let file = scene.write("outside/file", "of the volume\n");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("its owner may do so");
+        let before = fs::metadata(&file).expect("it is there");
+        // Three processes have the name stand for a file, a link to the volume and a link to a root; three others use it.
+        let script = r##"
+$| = 1; my $name = "/name"; open(F, ">", "/own"); print F "#!/bin/sh
+"; close F; chmod 0755, "/own";
+my @workers = (
+    sub { unlink "/t1"; symlink "/volume/file", "/t1"; rename "/t1", "/name" },
+    sub { unlink "/t2"; link "/own", "/t2"; rename "/t2", "/name" },
+    sub { symlink "/proc/1/root", "/t3"; rename "/t3", "/name"; unlink "/name" },
+    sub { chown 5, 6, "/name"; lstat "/name"; stat "/name" },
+    sub { syscall(133, $name, 0020666, 259); unlink "/name"; chmod 04755, "/name" },
+    sub { my $pid = fork; unless ($pid) { exec { "/name" } "name"; exit } waitpid $pid, 0; stat "/name/etc/passwd" },
+);
+my @pids = map { my $work = $_; my $pid = fork; unless ($pid) { my $end = time + 3; $work->() while time < $end; exit } $pid } @workers;
+waitpid $_, 0 for @pids;
+print "done
+";
+"##;
+        scene.write("ctx/race.pl", script);
+        let volume = format!("{}:/volume:ro", scene.path("outside").display());
+        let dockerfile = "FROM tools
+COPY race.pl /
+RUN perl /race.pl 2>&1
+";
+        let built = build(&scene, dockerfile, &["-t", "raced", "-v", &volume]).says("done");
+        assert!(built.status.success(), "{}", built.describe());
+        let after = fs::metadata(&file).expect("it is there");
+        assert_eq!(
+            (after.uid(), after.gid(), after.mode()),
+            (before.uid(), before.gid(), before.mode()),
+            "as {}",
+            scene.who()
+        );
+        is_whole(&scene);
+    }
 }
 
 #[test]
