@@ -2,11 +2,12 @@
 //! `real.rs` and the suite of `conformance.rs` are built by all three as well: `scripts/test --long -E
 //! 'binary(id_modes) + binary(real) + binary(conformance)'` is all of it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use mica_tests::image::Random;
-use mica_tests::{Image, Scene, base, machine};
+use mica_tests::{Image, Scene, base, machine, registries};
 
 const EPOCH: &str = "SOURCE_DATE_EPOCH=1700000000";
 const REWRITE: &str = "type=image,rewrite-timestamp=true";
@@ -91,27 +92,57 @@ const RANDOM: &[Random] = &[
 
 #[test]
 fn servers_of_debian_are_installed_alike_in_every_mode() {
+    if machine::is_long() {
+        is_alike("services", &BTreeMap::new(), RANDOM);
+    }
+}
+
+#[test]
+fn programs_give_and_take_owners_alike_in_every_mode() {
     if !machine::is_long() {
         return;
     }
-    let Some(shared) = machine::shared() else { return };
-    let Some(bases) = base::archives(&shared, &["debian"]) else {
+    let Some(settings) = registries::settings() else {
         return;
     };
-    let Some(modes) = modes() else { return };
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("real/services");
+    for (_, scene) in is_alike("owners", &settings, &[]).into_iter().flatten() {
+        let told = scene.cat("owners", "/served");
+        assert_eq!(
+            told,
+            "(33, 33, 33) (33, 33, 33) [5, 33] refused refused refused refused 33\n(33, 33)\n"
+        );
+    }
+}
+
+/// A project of `tests/real` is built in every mode, to the same image.
+fn is_alike(
+    name: &str,
+    secrets: &BTreeMap<&str, Vec<u8>>,
+    random: &[Random],
+) -> Option<[(&'static str, Scene); 3]> {
+    let shared = machine::shared()?;
+    let bases = base::archives(&shared, &["debian"])?;
+    let modes = modes()?;
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("real").join(name);
     let archive = fs::read(bases.join("debian.tar")).expect("the archive was made");
     let mut images = Vec::new();
     for (who, scene) in &modes {
         scene.mica(["load"]).stdin(archive.clone()).ok();
         scene.copy(&project, "ctx");
+        let mut options = Vec::new();
+        for (id, content) in secrets {
+            scene.write(&format!("secrets/{id}"), content);
+            options.extend(["--secret".to_owned(), format!("id={id},src=secrets/{id}")]);
+        }
         scene
-            .rebuild(["--output", REWRITE, "--build-arg", EPOCH, "-t", "services"])
+            .rebuild(["--output", REWRITE, "--build-arg", EPOCH, "-t", name])
+            .args(options)
             .ok();
-        images.push((who, Image::read(scene, "services")));
+        images.push((who, Image::read(scene, name)));
         scene.is_clean();
     }
     for (who, image) in &images[1..] {
-        images[0].1.must_equal(image, who, RANDOM);
+        images[0].1.must_equal(image, who, random);
     }
+    Some(modes)
 }

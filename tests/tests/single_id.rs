@@ -255,7 +255,7 @@ sub become { my $user = shift; $) = \"$user $user\"; setgid($user); setuid($user
 my ($roots, @own) = (other(0), other(5), other(5)); my $apart = other(5); setpgid($apart, $apart);
 sleep 1; my $got = 0; $SIG{TERM} = sub { $got++ }; become(5);
 print 'group: ', kill(-15, getpgrp), ' ', join(' ', map { waitpid($_, 0); $? } @own), \" $got\\n\";
-print 'root: ', kill(0, $roots), ' ', $!{EPERM} ? 'EPERM' : $!, \"\\n\";
+print 'root: ', kill(0, $roots) + kill(0, 1), ' ', $!{EPERM} ? 'EPERM' : $!, \"\\n\";
 print 'all: ', kill('TERM', -1), ' ', waitpid($apart, 0) == $apart && $?, \" $got\\n\";
 print 'none: ', kill('TERM', -1), ' ', $!{EPERM} ? 'EPERM' : $!, ' ', kill(0, $roots), \"\\n\"
 END

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use mica_fs::caller::{Capability, Credential};
 use nix::errno::Errno;
@@ -24,7 +25,11 @@ impl Supervisor {
         }
         let number = call.int(0);
         if let Ok(target @ 1..) = u32::try_from(number) {
-            let target = self.credential_of_number(call, target);
+            let target = match target {
+                // It was given none, and is root's.
+                INIT => Some(Arc::new(Credential::root(self.capabilities))),
+                _ => self.credential_of_number(call, target),
+            };
             return match may_signal(&caller, target.as_deref()) {
                 true => Ok(Answer::Continue),
                 false => Err(Errno::EPERM),
