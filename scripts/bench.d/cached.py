@@ -149,23 +149,30 @@ def install(run, work, reps, debian):
     with open(debian, "rb") as archive:
         loaded = subprocess.run([*run, "load"], stdin=archive, check=True, capture_output=True, text=True).stdout
     image = loaded.split()[-1]
-    debs = os.path.join(work, "install", "debs")
-    os.makedirs(os.path.join(debs, "partial"))
-    # What the image lacks, from where this machine has its packages.
-    with open(f"{work}/status", "wb") as status:
-        subprocess.run([*run, "cat", f"{image}:/var/lib/dpkg/status"], check=True, stdout=status)
-    settings = {"Dir::State::status": f"{work}/status", "Dir::Cache::archives": debs, "Debug::NoLocking": "1",
-                "APT::Sandbox::User": "root", "APT::Install-Recommends": "0"}
-    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-    done = subprocess.run(["apt-get", *options, "install", "-y", "--download-only", *PACKAGES], capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"left out: apt-get install, since its packages cannot be had: {done.stderr}")
+    debs = packages(run, image, os.path.join(work, "install", "debs"), PACKAGES)
+    if debs is None:
         return []
-    os.rmdir(os.path.join(debs, "partial"))
     build(run, project(work, "install", f"FROM {image}\nCOPY debs /debs\n", {}), tag="debs")
     command = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends /debs/*.deb"
     context = project(work, "installed", f"FROM debs\nRUN {command}\n", {})
     return recorded(run, context, reps, f"apt-get install of {len(os.listdir(debs))} packages", GOALS["record"])
+
+
+def packages(run, image, debs, names):
+    """The directory `debs` with these packages and what the image lacks for them, from where this machine has its
+    packages; None if they cannot be had."""
+    os.makedirs(os.path.join(debs, "partial"))
+    with tempfile.NamedTemporaryFile() as status:
+        subprocess.run([*run, "cat", f"{image}:/var/lib/dpkg/status"], check=True, stdout=status)
+        settings = {"Dir::State::status": status.name, "Dir::Cache::archives": debs, "Debug::NoLocking": "1",
+                    "APT::Sandbox::User": "root", "APT::Install-Recommends": "0"}
+        options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+        done = subprocess.run(["apt-get", *options, "install", "-y", "--download-only", *names], capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"left out: apt-get install, since its packages cannot be had: {done.stderr}")
+        return None
+    os.rmdir(os.path.join(debs, "partial"))
+    return debs
 
 
 def recorded(run, context, reps, what, goal):
