@@ -1,6 +1,5 @@
 //! The image does not depend on who builds it: root, a user with subordinate ids, or a user with none. The Dockerfiles of
-//! `real.rs` and the suite of `conformance.rs` are built by all three as well: `scripts/test --long -E
-//! 'binary(id_modes) + binary(real) + binary(conformance)'` is all of it.
+//! `real.rs` and the suite of `conformance.rs` are built by all three as well: `scripts/matrix` runs all of it.
 
 use std::collections::BTreeMap;
 use std::fs;
