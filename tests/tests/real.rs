@@ -17,6 +17,10 @@ const RANDOM: &[Random] = &[
     ("var/log/", "times"),
     ("var/cache/ldconfig/aux-cache", "times and inode numbers"),
     ("var/cache/debconf/", "the order of hashes in Perl"),
+    // Of single projects.
+    ("usr/share/layerd/test-report.txt", "how long tests took"),
+    ("usr/share/catalog/report.xml", "how long tests took"),
+    ("usr/local/bin/redis-", "the program knows when it was compiled"),
 ];
 
 #[test]
