@@ -21,6 +21,10 @@ const RANDOM: &[Random] = &[
     // Of single projects.
     ("usr/share/layerd/test-report.txt", "how long tests took"),
     ("usr/share/catalog/report.xml", "how long tests took"),
+    (
+        "venv/lib/python3.11/site-packages/catalog-2.1.0.dist-info/",
+        "when uv saw the project",
+    ),
     ("usr/local/bin/redis-", "the program knows when it was compiled"),
 ];
 
