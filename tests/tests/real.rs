@@ -18,6 +18,8 @@ const RANDOM: &[Random] = &[
     ("var/cache/apt/", "times"),
     ("var/cache/ldconfig/aux-cache", "times and inode numbers"),
     ("var/cache/debconf/", "the order of hashes in Perl"),
+    ("etc/ssl/certs/ssl-cert-snakeoil.pem", "a certificate"),
+    ("etc/ssl/private/ssl-cert-snakeoil.key", "its key"),
     // Of single projects.
     ("usr/share/layerd/test-report.txt", "how long tests took"),
     ("usr/share/catalog/report.xml", "how long tests took"),
