@@ -277,8 +277,8 @@ impl Overlay {
     ///
     /// # Errors
     /// [`Error::Io`] if the upper's directory cannot be used, [`Error::State`] if a named upper holds a state
-    /// that is damaged or belongs to other layers or if another session has it, [`Error::NotSupported`] for
-    /// virtual nodes with a named upper, and what placing the virtual nodes meets.
+    /// that is damaged or belongs to other layers, [`Error::InUse`] if another session has it, [`Error::NotSupported`]
+    /// for virtual nodes with a named upper, and what placing the virtual nodes meets.
     pub fn writable(layers: Vec<Arc<Layer>>, upper: Upper, options: Options) -> Result<Self> {
         let lower = Arc::new(Lowers::new(layers));
         let upper = upper::Active::open(upper)?;
@@ -321,6 +321,16 @@ impl Overlay {
             Some(upper) => upper.sync(self, Durable::All),
             None => Ok(()),
         }
+    }
+
+    /// Saves as [`Overlay::save`] does and lets go of a named upper: from then on the next session can have it, although
+    /// something may still hold this one. Nothing is to be changed any more.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; if saving failed, the upper is not let go of.
+    pub fn end(&self) -> Result<()> {
+        self.save()?;
+        self.upper.as_ref().map_or(Ok(()), upper::Active::release)
     }
 
     /// Holds up every change of the bytes of files until it is dropped. Names and metadata go on changing.

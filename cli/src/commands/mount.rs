@@ -130,9 +130,9 @@ impl Opened {
         }
     }
 
-    /// Saves what was changed.
-    fn save(&self) -> anyhow::Result<()> {
-        let saved = self.overlay().map(|overlay| overlay.save());
+    /// Saves what was changed, for the next session: this process may take a while to end.
+    fn end(&self) -> anyhow::Result<()> {
+        let saved = self.overlay().map(|overlay| overlay.end());
         saved
             .transpose()
             .context("cannot save what was changed")

@@ -87,6 +87,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A named upper has one session at a time.
+    #[error("the upper {path} cannot be used: another session is using it")]
+    InUse {
+        /// The upper's directory.
+        path: PathBuf,
+    },
 }
 
 impl Error {
@@ -106,7 +112,7 @@ impl Error {
             Self::SymlinkLoop => libc::ELOOP,
             Self::NotSupported => libc::EOPNOTSUPP,
             Self::NotPermitted => libc::EPERM,
-            Self::Busy => libc::EBUSY,
+            Self::Busy | Self::InUse { .. } => libc::EBUSY,
             Self::Stale => libc::ESTALE,
             Self::FileTooLarge => libc::EFBIG,
             Self::OutOfRange => libc::ENXIO,

@@ -105,7 +105,7 @@ pub(super) struct Active {
 struct Saved {
     directory: PathBuf,
     /// Held for as long as the session runs.
-    _lock: File,
+    lock: File,
     /// Locked while a sync goes on: those that wait meanwhile find that it was done for them too.
     log: Mutex<Log>,
 }
@@ -128,9 +128,8 @@ impl Active {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::State {
+                return Err(Error::InUse {
                     path: upper.directory,
-                    reason: "another session is using it",
                 });
             }
             Err(TryLockError::Error(source)) => return Err(Error::io("lock the upper")(source)),
@@ -140,7 +139,7 @@ impl Active {
             saved: Some(Saved {
                 log: Mutex::new(Log::new(&upper.directory)),
                 directory: upper.directory,
-                _lock: lock,
+                lock,
             }),
         })
     }
@@ -151,6 +150,14 @@ impl Active {
 
     pub fn is_named(&self) -> bool {
         self.saved.is_some()
+    }
+
+    /// Lets another session have a named upper.
+    pub fn release(&self) -> Result<()> {
+        match &self.saved {
+            Some(saved) => saved.lock.unlock().map_err(Error::io("unlock the upper")),
+            None => Ok(()),
+        }
     }
 
     /// Puts what was saved into the tree of a session that begins, and has it note what changes from then on.

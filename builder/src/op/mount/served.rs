@@ -159,7 +159,7 @@ impl Served {
     fn end(&mut self) -> Result<(), RootfsError> {
         let mounted = self.mounted.get_mut().unwrap_or_else(PoisonError::into_inner);
         let unmounted = mounted.take().map_or(Ok(()), Mounted::unmount);
-        self.tree.overlay.save()?;
+        self.tree.overlay.end()?;
         Ok(unmounted?)
     }
 }
@@ -208,7 +208,7 @@ pub fn make<E: From<overlay::Error>>(
     };
     overlay.set_attr(Ino::ROOT, &changes)?;
     fill(&overlay)?;
-    Ok(overlay.save()?)
+    Ok(overlay.end()?)
 }
 
 /// The caches that steps of this build use together.

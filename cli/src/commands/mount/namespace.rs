@@ -58,7 +58,7 @@ pub fn run(
         result => result?,
     }
     if what.rw {
-        opened.save()?;
+        opened.end()?;
     }
     Ok(exit_code(status))
 }

@@ -113,7 +113,7 @@ fn serve(
     ready()?;
     let ended = mounted.wait();
     if what.rw {
-        opened.save()?;
+        opened.end()?;
     }
     ended?;
     Ok(ExitCode::SUCCESS)

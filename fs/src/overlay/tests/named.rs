@@ -53,10 +53,15 @@ fn a_saved_session_continues() {
         overlay: overlay.expect("restored"),
     };
     assert_eq!(s.tree(), before);
-    assert!(matches!(open(&s, &at), Err(Error::State { .. })), "it is in use");
+    assert!(matches!(open(&s, &at), Err(Error::InUse { .. })), "it is in use");
     s.write("/big", b"again");
     s.unlink("/moved/fifo").expect("unlinked");
     assert_eq!(s.read("/big"), b"again");
+    s.overlay.end().expect("saved");
+    let after = s.tree();
+    // Although the session before it is still there.
+    let overlay = open(&s, &at).expect("nobody uses it any more");
+    assert_eq!(Session { overlay, ..s }.tree(), after);
 }
 
 #[test]
