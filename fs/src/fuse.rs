@@ -146,17 +146,14 @@ impl Adapter {
         name: &OsStr,
         kind: NewKind<'_>,
         (mode, umask): (u32, u32),
-        reply: ReplyEntry,
-    ) {
-        if let Err(refused) = self.check(|guard| guard.add(request.pid(), Ino(parent.0))) {
-            return reply.error(refused);
-        }
+    ) -> Result<Attr, Errno> {
+        self.check(|guard| guard.add(request.pid(), Ino(parent.0)))?;
         let owner = self.owner(request);
         let mode = (mode & 0o7777, umask);
         let created = self
             .overlay
             .create_masked(Ino(parent.0), name.as_bytes(), kind, mode, owner);
-        entry(reply, self.shown(created));
+        self.shown(created).map_err(|error| errno(&error))
     }
 
     /// Whether an attribute is an access control list that cannot be kept: where the kernel does not decide by
@@ -226,9 +223,13 @@ fn errno(error: &Error) -> Errno {
 }
 
 fn entry(reply: ReplyEntry, result: Result<Attr, Error>) {
+    made(reply, result.map_err(|error| errno(&error)));
+}
+
+fn made(reply: ReplyEntry, result: Result<Attr, Errno>) {
     match result {
         Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), Generation(0)),
-        Err(error) => reply.error(errno(&error)),
+        Err(error) => reply.error(error),
     }
 }
 
@@ -350,7 +351,10 @@ impl Filesystem for Adapter {
     ) {
         self.received(RequestKind::MkNod);
         match new_kind(mode, device) {
-            Some(kind) => self.create_node(request, parent, name, kind, (mode, umask), reply),
+            Some(kind) => made(
+                reply,
+                self.create_node(request, parent, name, kind, (mode, umask)),
+            ),
             None => reply.error(Errno::EINVAL),
         }
     }
@@ -365,13 +369,15 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.received(RequestKind::MkDir);
-        self.create_node(request, parent, name, NewKind::Directory, (mode, umask), reply);
+        let created = self.create_node(request, parent, name, NewKind::Directory, (mode, umask));
+        made(reply, created);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.received(RequestKind::Symlink);
         let target = target.as_os_str().as_bytes();
-        self.create_node(request, parent, name, NewKind::Symlink(target), (0o777, 0), reply);
+        let created = self.create_node(request, parent, name, NewKind::Symlink(target), (0o777, 0));
+        made(reply, created);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -442,16 +448,32 @@ impl Filesystem for Adapter {
 
     fn create(
         &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
         self.received(RequestKind::Create);
-        reply.error(Errno::ENOSYS);
+        if self.guard.is_none() {
+            return reply.error(Errno::ENOSYS);
+        }
+        // Who makes a file may have it open in every way, whatever its mode: an OPEN after it would be refused.
+        match self.create_node(request, parent, name, NewKind::File, (mode, umask)) {
+            Ok(attr) => {
+                let attr = file_attr(&attr);
+                reply.created(
+                    &FOREVER,
+                    &attr,
+                    Generation(0),
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                );
+            }
+            Err(error) => reply.error(error),
+        }
     }
 
     fn read(

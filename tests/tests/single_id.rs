@@ -135,6 +135,7 @@ RUN id -u > /tmp/ids && id -g >> /tmp/ids && touch /shared/own /group/own && sta
 RUN ! cat /closed && ! echo x >> /etc/passwd && ! rm -f /shared/roots && ! mv /shared/roots /shared/r
 RUN ! cat /inner/file && ! stat /inner/file && ! chown 1000 /closed && ! chmod 777 /etc && ! touch /new
 RUN ! chown 0 /shared/own && chgrp 50 /shared/own && chmod 600 /shared/own && [ -O /shared/own ] && ! [ -w /etc/passwd ]
+RUN cd /mine && (umask 777 && echo written > closed) && ! cat closed && chmod 400 closed && cat closed && ! echo > closed
 RUN ! mknod /shared/null c 1 3 && ! ls /inner && cd /mine && touch a && mkdir b && rmdir b && ln a c && mv c d
 USER root
 RUN cat /inner/file && [ -r /closed ] && stat -c '%u:%g %a' /shared/own /mine/a > /tmp/all && ! [ -x /closed ]
