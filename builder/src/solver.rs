@@ -199,10 +199,7 @@ impl Stop {
         let actions = {
             let mut state = lock(&self.state);
             state.stopped = true;
-            state
-                .running
-                .values()
-                .for_each(|signaller| signaller.signal(libc::SIGKILL));
+            state.running.values().for_each(Signaller::kill);
             state.actions.clone()
         };
         actions.iter().for_each(|action| action());
@@ -230,7 +227,7 @@ impl Stop {
     fn register(&self, signaller: Signaller) -> usize {
         let mut state = lock(&self.state);
         if state.stopped {
-            signaller.signal(libc::SIGKILL);
+            signaller.kill();
         }
         let number = state.next;
         state.next += 1;

@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 
+use mica_tests::command::wait_until;
 use mica_tests::machine;
 use mica_tests::scene::NO_SUBORDINATE_IDS;
 use mica_tests::{Outcome, Scene, base};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 /// What lies outside, and must not be seen inside.
@@ -334,6 +336,36 @@ fn init_can_be_traced_and_gives_nothing_away() {
             &["-t", "traced"],
         );
         drop(built.lacks("mica.db").lacks("ctx"));
+        is_whole(&scene);
+    }
+}
+
+#[test]
+fn an_init_that_is_held_is_let_go_or_ended() {
+    if std::env::consts::ARCH != "x86_64" || machine::programs(&["perl"]).is_none() {
+        return;
+    }
+    for scene in Scene::in_every_id_mode() {
+        scene.mica(["import", "--host", "perl", "sh", "-t", "tools"]).ok();
+        // A tracer that ends without a PTRACE_DETACH leaves PID 1 stopped.
+        const ATTACH: &str = "syscall(101, 16, 1, 0, 0);";
+        let dockerfile =
+            format!("FROM tools\nRUN perl -e '{ATTACH}'\nRUN perl -e '{ATTACH}' && echo > /done\n");
+        scene.build(&dockerfile, ["-t", "stopped"]).ok();
+        // One that lives on keeps it, and is ended with it.
+        let dockerfile = format!("FROM tools\nRUN perl -e '{ATTACH} sleep 1000'\n");
+        scene.write("ctx/Dockerfile", &dockerfile);
+        let building = scene
+            .mica(["build", "--progress=plain", "-o", "type=cacheonly", "ctx"])
+            .start();
+        let status = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let is_traced =
+            |pid: &Pid| status(pid).contains("TracerPid:") && !status(pid).contains("TracerPid:\t0\n");
+        wait_until("the step has its init", || {
+            processes("__mica-init").iter().any(is_traced)
+        });
+        building.signal(Signal::SIGTERM);
+        building.wait().says("mica");
         is_whole(&scene);
     }
 }

@@ -10,7 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -56,15 +56,49 @@ fn launch() -> io::Result<i32> {
     match fork_init() {
         Ok(ForkResult::Child) => init(&channel, &start, stdin),
         Ok(ForkResult::Parent { child }) => {
-            drop(channel);
             drop(stdin);
-            Ok(match sys::wait_for(child)? {
+            Ok(match watch(child, &channel)? {
                 WaitStatus::Exited(_, code) => code,
                 WaitStatus::Signaled(_, signal, _) => Exit::Signal(signal as i32).status(),
                 _ => 0,
             })
         }
         Err(failure) => channel.send(&Report::Failed(failure), None).map(|()| 0),
+    }
+}
+
+/// Waits for init, which the step's root can stop for good by tracing it: then it goes on. When mica has hung up, init
+/// is killed, whatever holds it.
+fn watch(init: Pid, control: &Channel) -> io::Result<WaitStatus> {
+    let mut changed = SigSet::empty();
+    changed.add(Signal::SIGCHLD);
+    changed.thread_block()?;
+    let changed = SignalFd::with_flags(&changed, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    loop {
+        match waitpid(init, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            Ok(WaitStatus::StillAlive) => {}
+            Ok(WaitStatus::Stopped(..)) => {
+                // If init has been killed meanwhile, the next round hears of it.
+                let _ = kill(init, Signal::SIGCONT);
+                continue;
+            }
+            Err(Errno::EINTR) => continue,
+            ended => return Ok(ended?),
+        }
+        let mut fds = [
+            PollFd::new(changed.as_fd(), PollFlags::POLLIN),
+            // What is said is for init. A hang-up is reported unasked.
+            PollFd::new(control.as_fd(), PollFlags::empty()),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            polled => polled?,
+        };
+        if fds[1].any() == Some(true) {
+            let _ = kill(init, Signal::SIGKILL);
+            return Ok(sys::wait_for(init)?);
+        }
+        while let Ok(Some(_)) = changed.read_signal() {}
     }
 }
 

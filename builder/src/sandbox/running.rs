@@ -337,6 +337,11 @@ impl Signaller {
     pub fn signal(&self, number: i32) {
         send_signal(&self.0, number);
     }
+
+    /// Kills the command and every other process of the step, also if the step holds its init.
+    pub fn kill(&self) {
+        self.0.hang_up();
+    }
 }
 
 fn send_signal(channel: &Channel, number: i32) {
