@@ -81,6 +81,18 @@ fn any_user_opens_the_streams_by_name() {
 }
 
 #[test]
+fn stdout_and_stderr_may_be_one_file() {
+    let Some(scene) = Scene::with_base() else { return };
+    let command = "for n in $(seq 3000); do echo out; echo err >&2; done";
+    scene
+        .shell(&format!("mica run --rm base sh -c '{command}' > both 2>&1"))
+        .ok();
+    let both = scene.read("both");
+    assert_eq!(both.matches("out\n").count(), 3000);
+    assert_eq!(both.matches("err\n").count(), 3000);
+}
+
+#[test]
 fn a_command_whose_reader_has_gone_ends() {
     let Some(scene) = Scene::with_base() else { return };
     scene.shell("mica run --rm base yes | head -n 1").ok().says("y");

@@ -1,7 +1,7 @@
 //! `mica run`: a command in an image, in the foreground.
 
 use std::fs::File;
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -228,9 +228,19 @@ fn execute(spec: &Spec, args: &Args) -> anyhow::Result<i32> {
 fn pass_on(mut pipe: PipeReader, to: impl AsFd) -> io::Result<()> {
     // Not by way of std's buffer, which keeps what is no whole line yet.
     let mut to = File::from(to.as_fd().try_clone_to_owned()?);
-    match io::copy(&mut pipe, &mut to) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map(drop),
+    // Nor by io::copy, which splices: the offset of a file that stdout and stderr share is then nobody's.
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let passed = match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => return Err(error),
+        };
+        match passed {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            result => result?,
+        }
     }
 }
 
