@@ -144,7 +144,8 @@ fn a_container_that_lacks_something_is_told_what() {
         .run(&[user], "mica doctor || build")
         .fails()
         .says("cannot be used")
-        .says("hint: docker run --device /dev/fuse");
+        .says("mica doctor")
+        .says("mend it with: docker run --device /dev/fuse");
     // As Docker's profile does it.
     container.scene.write(
         "profile.json",

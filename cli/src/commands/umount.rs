@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use mica_fs::mount::{MountError, Place};
 
 use super::mount::explain;
 use super::mount::record::{self, Found, Record};
@@ -73,7 +74,7 @@ fn unmount(found: Found, lazy: bool) -> anyhow::Result<()> {
     if lazy {
         return Ok(place.detach()?);
     }
-    place.unmount().map_err(explain)?;
+    unmount_patiently(&place).map_err(explain)?;
     let record = found.record.clone();
     let (ended, end) = mpsc::channel::<()>();
     thread::spawn(move || {
@@ -84,6 +85,17 @@ fn unmount(found: Found, lazy: bool) -> anyhow::Result<()> {
     let result = found.wait();
     drop(ended);
     result.context("cannot wait for the server of the mount")
+}
+
+/// Unmounts. Who just looks at all mounts, as df(1) does, has each of them in use for a moment.
+fn unmount_patiently(place: &Place) -> Result<(), MountError> {
+    for _ in 0..10 {
+        match place.unmount() {
+            Err(MountError::Busy { .. }) => thread::sleep(Duration::from_millis(50)),
+            result => return result,
+        }
+    }
+    place.unmount()
 }
 
 /// Why the server of a mount that is gone from here has not ended.

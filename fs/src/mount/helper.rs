@@ -153,7 +153,6 @@ mod tests {
     fn option_text_quotes_the_name() {
         let options = MountOptions {
             writable: false,
-            write_through: false,
             traced: false,
             permissions: Permissions::Kernel,
             allow_other: true,
