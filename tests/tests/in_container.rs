@@ -165,7 +165,7 @@ fn a_container_that_lacks_something_is_told_what() {
         .run(&[user, "--device=/dev/fuse"], "mica doctor || build")
         .fails()
         .says("cannot open /dev/fuse")
-        .says("hint: on the machine, before the container is started: chmod 666 /dev/fuse");
+        .says("mend it with: on the machine, before the container is started: chmod 666 /dev/fuse");
 }
 
 /// podman of a user, whose container's root is that user.

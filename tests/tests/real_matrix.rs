@@ -18,7 +18,10 @@ const SHORT: [Step; 6] = [
         "cd /src/pip; PIP_CONFIG_FILE=pip.conf pip install --no-index --find-links wheels --target /site -r requirements.txt",
     ),
     ("make", "make -C /src/make"),
-    ("apt", "apt-get install -y /src/apt/left.deb"),
+    (
+        "apt",
+        "apt-get -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= install -y /src/apt/left.deb",
+    ),
     ("mono_a", "make -C /src/mono/packages/a"),
     ("mono_b", "make -C /src/mono/packages/b"),
     ("owned", "cp -p /owned/package.json /copy"),
