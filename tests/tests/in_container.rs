@@ -1,6 +1,7 @@
 //! mica inside of an unprivileged container: podman's default settings and /dev/fuse.
 
-use mica_tests::command::Run;
+use mica_tests::command::{Run, wait_until};
+use mica_tests::leftovers::processes_naming;
 use mica_tests::{Scene, base, machine};
 
 /// Some machines mix the two versions of control groups, which crun refuses; and a /dev/fuse for everyone, as
@@ -185,4 +186,14 @@ fn a_container_of_rootless_podman_builds() {
             .says("33:44 regular")
             .says("0:0 character");
     }
+    // podman keeps a process that holds the user's namespaces.
+    let scene = &container.scene;
+    scene
+        .command("podman")
+        .args(STORAGE)
+        .args(["system", "migrate"])
+        .ok();
+    wait_until("no process is left", || {
+        processes_naming(scene.directory()).is_empty()
+    });
 }
