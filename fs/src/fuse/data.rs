@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use fuser::{Errno, ReplyData, ReplyLseek, ReplyWrite};
 
-use super::{MAX_REQUEST, errno};
+use super::errno;
+use super::negotiate::MAX_REQUEST;
 use crate::overlay::{Changes, Error, Ino, Overlay, Seek};
 
 /// The most that one COPY_FILE_RANGE request copies, so that it does not hold up its thread: the kernel's
