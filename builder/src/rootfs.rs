@@ -177,7 +177,7 @@ impl<'a> Rootfs<'a> {
     /// [`RootfsError::Mount`], [`RootfsError::Copy`].
     pub fn mount(&mut self) -> Result<PathBuf, RootfsError> {
         let place = directory(self.work.path().join("root"))?;
-        match serve(&self.overlay, &place, self.record) {
+        match serve(&self.overlay, &place, (self.record, false)) {
             Ok(mounted) => self.mounted = Some(mounted),
             Err(error @ (MountError::NoFuse { .. } | MountError::Device { .. })) => {
                 match sandbox::callers() {
@@ -280,14 +280,20 @@ impl<'a> Rootfs<'a> {
     }
 }
 
-/// Mounts an overlay for steps on `place`, in this process's mount namespace; `record` is whether it records what is read.
+/// Mounts an overlay for steps on `place`, in this process's mount namespace. `record` is whether it records what is read,
+/// `write_through` whether each write is passed on at once.
 ///
 /// # Errors
 /// [`MountError`].
-pub fn serve(overlay: &Arc<Overlay>, place: &Path, record: bool) -> Result<Mounted, MountError> {
+pub fn serve(
+    overlay: &Arc<Overlay>,
+    place: &Path,
+    (record, write_through): (bool, bool),
+) -> Result<Mounted, MountError> {
     let permissions = sandbox::callers().map_or(Permissions::Kernel, Permissions::Callers);
     let options = MountOptions {
         writable: true,
+        write_through,
         traced: record,
         permissions,
         allow_other: true,

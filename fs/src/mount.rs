@@ -32,6 +32,9 @@ pub use crate::fuse::{RequestKind, Requests};
 pub struct MountOptions {
     /// Whether anything can be changed; `MS_RDONLY` otherwise.
     pub writable: bool,
+    /// Whether each write is passed on at once, so that what is wrong with it the program hears; otherwise the kernel
+    /// holds writes back, and a full filesystem is found too late for whoever wrote.
+    pub write_through: bool,
     /// Whether the overlay records what is read: the kernel then looks up each name that a program uses, and
     /// learns nothing about others from a listing.
     pub traced: bool,
@@ -321,7 +324,7 @@ fn serve(
         source,
     };
     let settings = Settings {
-        writeback: options.writable,
+        writeback: options.writable && !options.write_through,
         traced: options.traced,
         acls: matches!(options.permissions, Permissions::Kernel),
         owner: options.owner,

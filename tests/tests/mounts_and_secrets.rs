@@ -216,6 +216,26 @@ RUN --mount=type=cache,target=/c,sharing=locked rm -f /c/* && ls -A /c > /left
 }
 
 #[test]
+fn memory_keeps_owners() {
+    for scene in Scene::in_every_id_mode() {
+        let dockerfile = "\
+FROM base
+USER 1000:50
+RUN --mount=type=tmpfs,target=/t touch /t/own && mkdir -m 700 /t/d && stat -c '%u:%g %a' /t /t/own > /tmp/stat && grep -c ' /t tmpfs' /proc/mounts >> /tmp/stat
+USER root
+RUN --mount=type=tmpfs,target=/t,size=1m cd /t && mkdir -m 700 r && echo x > r/f && chown 5:6 r/f && stat -c '%u:%g' r/f >> /tmp/stat && \
+    ls -A / > /tmp/ls && ! head -c 2000000 /dev/zero > big && rm big && echo y > f && cat f >> /tmp/stat
+RUN --mount=type=tmpfs,target=/t ls -A /t > /tmp/left
+";
+        scene.build(dockerfile, ["-t", "memory"]).ok();
+        let stat = "0:0 1777\n1000:50 644\n1\n5:6\ny\n";
+        assert_eq!(scene.cat("memory", "/tmp/stat"), stat, "as {}", scene.who());
+        assert_eq!(scene.cat("memory", "/tmp/left"), "");
+        scene.is_clean();
+    }
+}
+
+#[test]
 fn steps_that_lock_each_others_caches_do_not_wait_for_ever() {
     let Some(scene) = Scene::with_base() else { return };
     let step = |first: &str, second: &str| {

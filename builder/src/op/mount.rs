@@ -258,6 +258,7 @@ pub struct Ready<'a> {
     forwards: Vec<(Forward, WorkDir)>,
     bound: Vec<Rootfs<'a>>,
     caches: BTreeMap<Digest, Cache>,
+    in_memory: Vec<Served>,
 }
 
 /// A cache in use.
@@ -288,6 +289,9 @@ impl<'a> Ready<'a> {
             let kind = match &placed.resolved.kind {
                 Kind::Bind { part, writable } => ready.bind(part, *writable, &placed.inner, means)?,
                 Kind::Cache { mount, seed } => ready.cache(mount, seed.as_ref(), &placed.inner)?,
+                Kind::Tmpfs { size, writable } if is_served() => {
+                    ready.memory(&placed, *size, access(*writable), means.store)?
+                }
                 Kind::Tmpfs { size, writable } => sandbox::MountKind::Tmpfs {
                     size: *size,
                     mode: TMPFS_MODE,
@@ -322,7 +326,9 @@ impl<'a> Ready<'a> {
             Cache::Directory(_) => None,
             Cache::Served(served) => Some(served.tree().clone()),
         });
-        self.bound.iter().filter_map(Rootfs::tree).chain(caches)
+        let in_memory = self.in_memory.iter().map(|served| served.tree().clone());
+        let bound = self.bound.iter().filter_map(Rootfs::tree);
+        bound.chain(caches).chain(in_memory)
     }
 
     /// Sorts the mounts by their targets, and gives each mount point to what it lies in: to the step's root or to
@@ -451,6 +457,31 @@ impl<'a> Ready<'a> {
         })
     }
 
+    /// A tmpfs, and over it mica's filesystem, which keeps owners and whose files lie in that tmpfs: who looks there finds
+    /// that it is one.
+    fn memory(
+        &mut self,
+        placed: &Placed<'_, '_>,
+        size: Option<u64>,
+        access: Access,
+        store: &Store,
+    ) -> Result<sandbox::MountKind, MountError> {
+        let (served, memory) = Served::in_memory(size, TMPFS_MODE, store)?;
+        make_mount_points(Writable::Served(&served), &ImagePath::root(), &placed.inner)?;
+        let bind = |source| sandbox::MountKind::Bind {
+            source,
+            part: PathBuf::new(),
+            access,
+        };
+        self.mounts.push(sandbox::Mount {
+            kind: bind(memory),
+            target: Path::new("/").join(placed.target.as_os_str()),
+        });
+        let over = bind(served.place().to_owned());
+        self.in_memory.push(served);
+        Ok(over)
+    }
+
     /// Binds a cache, which is open; `inner` are mount points in it.
     fn cache(
         &self,
@@ -459,24 +490,13 @@ impl<'a> Ready<'a> {
         inner: &[Virtual],
     ) -> Result<sandbox::MountKind, MountError> {
         let cache = &self.caches[&cache_key(mount, seed)];
-        let path = match cache {
-            Cache::Directory(directory) => directory.path(),
-            Cache::Served(served) => served.place(),
+        let writable = match cache {
+            Cache::Directory(directory) => Writable::Directory(directory.path()),
+            Cache::Served(served) => Writable::Served(served),
         };
-        for inner in inner {
-            let relative = image_path(&mount.part).map(|part| under(&part, &inner.path))?;
-            let is_file = matches!(inner.node, VirtualNode::File(_));
-            let made = match cache {
-                Cache::Directory(_) => make_mount_point(path, &relative, is_file),
-                Cache::Served(served) => served.make_mount_point(&relative, is_file),
-            };
-            made.map_err(|source| MountError::MountPoint {
-                path: path.join(relative.as_os_str()),
-                source,
-            })?;
-        }
+        make_mount_points(writable, &image_path(&mount.part)?, inner)?;
         Ok(sandbox::MountKind::Bind {
-            source: path.to_owned(),
+            source: writable.place().to_owned(),
             part: PathBuf::from(&mount.part),
             access: access(mount.writable),
         })
@@ -604,6 +624,39 @@ fn seed(part: &Part<'_>, at: &Path, store: &Store) -> Result<(), SeedError> {
             fill(rootfs.overlay(), part, &placed)?;
             export::place(rootfs.overlay(), &placed, Follow::No, at)?;
         }
+    }
+    Ok(())
+}
+
+/// What mount points can be made in.
+#[derive(Clone, Copy)]
+enum Writable<'w> {
+    Directory(&'w Path),
+    Served(&'w Served),
+}
+
+impl<'w> Writable<'w> {
+    fn place(self) -> &'w Path {
+        match self {
+            Self::Directory(path) => path,
+            Self::Served(served) => served.place(),
+        }
+    }
+}
+
+/// Makes the mount points `inner` below the directory `top`.
+fn make_mount_points(writable: Writable<'_>, top: &ImagePath, inner: &[Virtual]) -> Result<(), MountError> {
+    for inner in inner {
+        let path = under(top, &inner.path);
+        let is_file = matches!(inner.node, VirtualNode::File(_));
+        let made = match writable {
+            Writable::Directory(root) => make_mount_point(root, &path, is_file),
+            Writable::Served(served) => served.make_mount_point(&path, is_file),
+        };
+        made.map_err(|source| MountError::MountPoint {
+            path: writable.place().join(path.as_os_str()),
+            source,
+        })?;
     }
     Ok(())
 }

@@ -251,6 +251,7 @@ impl What {
     fn options(&self, permissions: Permissions) -> MountOptions {
         MountOptions {
             writable: self.rw,
+            write_through: false,
             traced: false,
             allow_other: !matches!(permissions, Permissions::Owner),
             permissions,

@@ -153,6 +153,7 @@ mod tests {
     fn option_text_quotes_the_name() {
         let options = MountOptions {
             writable: false,
+            write_through: false,
             traced: false,
             permissions: Permissions::Kernel,
             allow_other: true,

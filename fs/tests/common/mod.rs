@@ -30,6 +30,7 @@ pub fn path(text: &str) -> ImagePath {
 pub fn options(writable: bool) -> MountOptions {
     MountOptions {
         writable,
+        write_through: false,
         traced: false,
         permissions: Permissions::Kernel,
         allow_other: true,

@@ -15,6 +15,7 @@ use mica_fs::mount::{MountError, Mounted};
 use mica_fs::overlay::{self, Changes, Ino, NewKind, Options, Overlay, Owner, Upper};
 use mica_fs::path::ImagePath;
 use mica_fs::store::{Store, WorkDir};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::cache::{CacheDirectory, CacheError, Wanted};
 use crate::dockerfile::mount::Sharing;
@@ -25,23 +26,84 @@ use crate::sandbox::VirtualTree;
 /// Permissions of what is made for a mount to lie on.
 const MOUNT_POINT_MODE: u32 = 0o755;
 
-/// A filesystem that steps write to. Dropping it unmounts, and makes what is kept last.
+/// A filesystem that steps write to. Dropping it unmounts, and saves what is kept.
 pub struct Served {
     // Unmounted before the directories are removed, which lie below.
     mounted: Mutex<Option<Mounted>>,
     place: PathBuf,
     tree: VirtualTree,
+    /// Where what is written goes: to memory, or
+    _memory: Option<Memory>,
+    /// to a cache.
+    _directory: Option<CacheDirectory>,
     _work: WorkDir,
-    /// The cache that it is of.
-    _directory: CacheDirectory,
+}
+
+/// A tmpfs of mica's own, which bounds what is in it.
+struct Memory(PathBuf);
+
+impl Memory {
+    fn make(path: PathBuf, size: Option<u64>) -> Result<Self, RootfsError> {
+        let path = rootfs::directory(path)?;
+        let size = size.map_or(String::new(), |size| format!(",size={size}"));
+        let options = format!("mode=700{size}");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let mounted = mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some(options.as_str()));
+        match mounted {
+            Ok(()) => Ok(Self(path)),
+            Err(errno) => Err(MountError::Mount {
+                path,
+                source: errno.into(),
+            }
+            .into()),
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Err(errno) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            tracing::warn!(path = %self.0.display(), "cannot unmount a tmpfs: {errno}");
+        }
+    }
 }
 
 impl Served {
     fn of_cache(directory: CacheDirectory, store: &Store) -> Result<Self, RootfsError> {
-        let overlay = Arc::new(kept(directory.path())?);
+        let overlay = kept(directory.path())?;
+        Self::start(overlay, (None, Some(directory)), store.work_dir()?, false)
+    }
+
+    /// An empty filesystem in memory, of at most `size` bytes if it is given, with this mode; and the tmpfs that it is in.
+    ///
+    /// # Errors
+    /// [`RootfsError`].
+    pub fn in_memory(size: Option<u64>, mode: u32, store: &Store) -> Result<(Self, PathBuf), RootfsError> {
         let work = store.work_dir()?;
+        let memory = Memory::make(work.path().join("memory"), size)?;
+        let overlay = Overlay::writable(Vec::new(), Upper::scratch(&memory.0), Options::default())?;
+        let changes = Changes {
+            mode: Some(mode),
+            ..Changes::default()
+        };
+        overlay.set_attr(Ino::ROOT, &changes)?;
+        let place = memory.0.clone();
+        // Who writes more than is to fit in must be told.
+        Ok((
+            Self::start(overlay, (Some(memory), None), work, size.is_some())?,
+            place,
+        ))
+    }
+
+    fn start(
+        overlay: Overlay,
+        (memory, directory): (Option<Memory>, Option<CacheDirectory>),
+        work: WorkDir,
+        write_through: bool,
+    ) -> Result<Self, RootfsError> {
+        let overlay = Arc::new(overlay);
         let place = rootfs::directory(work.path().join("root"))?;
-        let mounted = rootfs::serve(&overlay, &place, false)?;
+        let mounted = rootfs::serve(&overlay, &place, (false, write_through))?;
         Ok(Self {
             tree: VirtualTree::of(&mounted, &overlay).map_err(|source| MountError::Session {
                 path: place.clone(),
@@ -49,8 +111,9 @@ impl Served {
             })?,
             mounted: Mutex::new(Some(mounted)),
             place,
-            _work: work,
+            _memory: memory,
             _directory: directory,
+            _work: work,
         })
     }
 
