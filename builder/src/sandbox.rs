@@ -25,6 +25,7 @@ mod idmap;
 mod init;
 pub(crate) mod keeper;
 mod limits;
+mod maps;
 mod mounts;
 mod network;
 mod pasta;
@@ -56,6 +57,7 @@ pub use network::{NETWORK_FILES, Network, network_files};
 pub use running::{Running, Signaller};
 pub use supervisor::{Answered, Supervised, VirtualTree};
 pub(crate) use sys::die_with_parent;
+pub(crate) use tree::mount_without_devices;
 
 /// The hidden first argument under which the program must call [`init_main`] before anything else.
 pub const INIT_ARG: &str = "__mica-init";

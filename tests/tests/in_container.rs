@@ -73,7 +73,7 @@ impl Container {
                 "--rm",
                 "--network=host",
                 "--cgroups=disabled",
-                "--tmpfs=/home",
+                "--tmpfs=/home:exec",
             ])
             .args(limits)
             .args(volumes)
@@ -105,6 +105,8 @@ fn a_container_of_podman_builds_what_root_builds() {
     for user in ["--user=0", "--user=1000:1000"] {
         let usual = container.run(&[user, "--device=/dev/fuse"], "build; mica doctor || true");
         let usual = usual.ok().says(&ids).says("33:44 regular").says("0:0 character");
+        let has_ids = usual.count("those that root has here") > 0;
+        assert_eq!(has_ids, user == "--user=0", "{}", usual.describe());
         // What it goes without is said once, and what mends it.
         assert_eq!(
             usual.count("steps see the host name outside"),
@@ -129,6 +131,40 @@ fn a_container_of_podman_builds_what_root_builds() {
         .says(&ids)
         .lacks("outside")
         .lacks("unmask=ALL");
+}
+
+/// Its root has other ids there, and so needs no filesystem that keeps them.
+#[test]
+fn root_of_a_container_builds_without_fuse() {
+    if machine::programs(&["podman"]).is_none() {
+        return;
+    }
+    let Some(scene) = Scene::changed_by(MACHINE) else {
+        return;
+    };
+    let container = Container::of(scene);
+    let dockerfile = "\
+FROM base
+RUN echo web:x:33:33::/:/bin/sh >> /etc/passwd && touch /f && chown 33:44 /f && stat -c '%u:%g %F' /f
+USER web
+RUN touch /tmp/own && ! chown 0 /tmp/own && ! touch /new && id -u
+";
+    container.scene.write("ctx/Dockerfile", dockerfile);
+    let options = ["--output", "type=image,rewrite-timestamp=true", "-t", "built"];
+    let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
+    container.scene.rebuild(options).args(epoch).ok();
+    let shown = container.scene.mica(["inspect", "built"]).ok().json();
+    let id = shown[0]["Id"].as_str().expect("a digest");
+    for device in [&["--device=/dev/fuse"][..], &[]] {
+        let built = container.run(&[&["--user=0"], device].concat(), "build").ok();
+        let built = built.says("33:44 regular").says(id);
+        assert_eq!(
+            built.count("steps run on copies") > 0,
+            device.is_empty(),
+            "{}",
+            built.describe()
+        );
+    }
 }
 
 #[test]

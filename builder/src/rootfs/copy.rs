@@ -16,11 +16,13 @@ use std::time::Duration;
 use mica_fs::layer::{Device, Kind, Metadata, Timestamp, Xattrs};
 use mica_fs::overlay::{self, Attr, Changes, Expected, Follow, HostFile, Ino, Overlay, SetXattr, Source};
 use mica_fs::path::ImagePath;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::export::{self, ExportError, Lost};
 use crate::import::xattr;
+use crate::sandbox;
 
 /// How deep directories may lie: each takes a part of the stack.
 const DEEPEST: usize = 200;
@@ -37,6 +39,9 @@ pub enum CopyError {
     /// The user cannot have files as the image has them.
     #[error("{} files of the image cannot belong to their owners here", .0.owners + .0.devices)]
     Lost(Lost),
+    /// No program of the copy could be executed.
+    #[error("{} is on a filesystem that is mounted with noexec; $MICA_ROOT can name another store", .0.display())]
+    NoExec(PathBuf),
     /// A file of the copy.
     #[error("cannot use {path}")]
     File {
@@ -104,15 +109,20 @@ impl Copy {
             path: directory.clone(),
             source: errno.into(),
         };
-        let bind = |flags| mount(Some(&directory), &directory, None::<&str>, flags, None::<&str>);
-        bind(MsFlags::MS_BIND).map_err(failed)?;
+        if statvfs(&directory)
+            .map_err(failed)?
+            .flags()
+            .contains(FsFlags::ST_NOEXEC)
+        {
+            return Err(CopyError::NoExec(directory));
+        }
+        sandbox::mount_without_devices(&directory).map_err(failed)?;
         let mut copy = Self {
             directory: directory.clone(),
             before: HashMap::new(),
             virtuals,
             begun: Timestamp::now(),
         };
-        bind(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV).map_err(failed)?;
         copy.note(&directory, &ImagePath::root())?;
         // What changes from now on has another time.
         std::thread::sleep(TICK);

@@ -23,6 +23,8 @@ pub(super) struct CapabilitySet(u64);
 const LAST: u8 = 40;
 /// CAP_KILL of capability.h.
 const KILL: u8 = 5;
+/// CAP_SETGID, CAP_SETUID and CAP_SETFCAP.
+const MAPPING: [u8; 3] = [6, 7, 31];
 /// CAP_SYS_ADMIN of capability.h.
 const SYS_ADMIN: u8 = 21;
 const MKNOD: u8 = 27;
@@ -76,6 +78,11 @@ impl CapabilitySet {
 /// Whether this process holds CAP_SYS_ADMIN in its user namespace.
 pub(super) fn has_sys_admin() -> bool {
     sys::capabilities().is_ok_and(|(effective, _)| effective.contains(SYS_ADMIN))
+}
+
+/// Whether this process may write the id maps of a user namespace below its own, root's included: user_namespaces(7).
+pub(super) fn maps_ids() -> bool {
+    sys::capabilities().is_ok_and(|(effective, _)| MAPPING.iter().all(|number| effective.contains(*number)))
 }
 
 /// Whether this process holds CAP_MKNOD in its user namespace, and so can leave it to a step.

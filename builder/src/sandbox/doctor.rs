@@ -12,6 +12,7 @@ use nix::unistd::getuid;
 
 use super::capabilities::has_sys_admin;
 use super::cgroup::{Cpu, Resources, check_groups};
+use super::maps::Maps;
 use super::subid::{self, Kind, Owner};
 use super::sys::{self, Inside, Probe};
 
@@ -76,12 +77,7 @@ pub fn ways() -> Vec<Way> {
     if !is_root {
         run.push(user_namespaces());
         run.extend(sysctls());
-        subordinate = Some(vec![
-            helper("newuidmap"),
-            helper("newgidmap"),
-            subordinate_ids("subordinate users", Kind::Users),
-            subordinate_ids("subordinate groups", Kind::Groups),
-        ]);
+        subordinate = Some(ids());
         mount.push(fusermount());
     }
     run.push(fuse_device());
@@ -341,6 +337,22 @@ pub(super) fn listener_remedy(errno: Errno) -> Option<String> {
             "in the pod: securityContext: {seccompProfile: {type: Unconfined}}",
         )
     })
+}
+
+/// What gives a user other ids than its own.
+fn ids() -> Vec<Check> {
+    match Maps::counts_of_container(getuid()) {
+        Some((users, groups)) => {
+            let detail = format!("{users} users and {groups} groups, those that root has here");
+            vec![Check::good("ids", detail)]
+        }
+        None => vec![
+            helper("newuidmap"),
+            helper("newgidmap"),
+            subordinate_ids("subordinate users", Kind::Users),
+            subordinate_ids("subordinate groups", Kind::Groups),
+        ],
+    }
 }
 
 /// newuidmap or newgidmap: present, and allowed to write id maps.

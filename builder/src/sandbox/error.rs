@@ -52,12 +52,12 @@ pub enum SandboxError {
         program: &'static str,
     },
 
-    /// `newuidmap` or `newgidmap` refused the map.
-    #[error("{program} failed: {message}")]
-    HelperFailed {
-        /// The program's name.
-        program: &'static str,
-        /// What it wrote on stderr, or its exit status.
+    /// The ids of a user namespace could not be mapped.
+    #[error("{by} failed: {message}")]
+    NotMapped {
+        /// `newuidmap`, `newgidmap`, or what mica did itself.
+        by: String,
+        /// What was written on stderr, or an exit status.
         message: String,
     },
 

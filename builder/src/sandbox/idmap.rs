@@ -1,9 +1,8 @@
 //! Which users a step can have: real ones as root, subordinate ones in a user namespace, or such as only mica knows.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
@@ -13,13 +12,12 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, getgid, getuid, setresgid, setresuid};
-use serde::{Deserialize, Serialize};
+use nix::unistd::{Gid, Uid, getgid, getuid, setresgid, setresuid};
 
 use super::capabilities::{has_mknod, has_sys_admin};
 use super::doctor;
 use super::error::SandboxError;
-use super::subid::{self, Kind, Owner};
+use super::maps::{Mapper, Maps};
 use super::sys;
 
 /// How ids of the image relate to ids of the machine.
@@ -28,7 +26,8 @@ use super::sys;
 pub enum IdMode {
     /// The user namespace mica was started in, as root there.
     Root,
-    /// A user namespace: id 0 is the user, the others are subordinate ids (subuid(5)).
+    /// A user namespace: id 0 is the user, the others are subordinate ids (subuid(5)). For root of a container, all are
+    /// the container's.
     Subordinate,
     /// A user namespace in which id 0 is the user, and no other id exists: mica keeps those of the image.
     Single,
@@ -55,9 +54,9 @@ impl IdMode {
                 return Err(SandboxError::UserNamespaceRestricted { errno });
             }
         }
-        match (want, Plan::is_possible(getuid(), getgid())) {
+        match (want, Maps::find(getuid(), getgid())) {
             (UserNs::Single, _) | (UserNs::Auto, Err(_)) => Ok(Self::Single),
-            (_, Ok(())) => Ok(Self::Subordinate),
+            (_, Ok(_)) => Ok(Self::Subordinate),
             (_, Err(error)) => Err(error),
         }
     }
@@ -125,8 +124,13 @@ impl IdRanges {
         &self.0
     }
 
+    /// Those of this process, by the name of the file in /proc/self: `uid_map` or `gid_map`.
+    pub(super) fn of_this_process(file: &str) -> io::Result<Self> {
+        fs::read_to_string(format!("/proc/self/{file}")).map(|text| Self::parse_map(&text))
+    }
+
     /// Reads /proc/PID/uid_map (user_namespaces(7)).
-    fn parse_map(text: &str) -> Self {
+    pub(super) fn parse_map(text: &str) -> Self {
         let range = |line: &str| {
             let mut fields = line.split_whitespace().map(|field| field.parse().ok());
             Some(IdRange {
@@ -189,16 +193,13 @@ pub fn enter(want: UserNs) -> Result<Entered, SandboxError> {
             errno,
         },
     })?;
-    let map = |path| {
-        fs::read_to_string(path)
-            .map(|text| IdRanges::parse_map(&text))
-            .map_err(|error| SandboxError::Enter {
-                action: "read the id map in /proc/self",
-                errno: super::error::errno_of(&error),
-            })
+    let map = |file| {
+        IdRanges::of_this_process(file).map_err(|error| SandboxError::Enter {
+            action: "read the id map in /proc/self",
+            errno: super::error::errno_of(&error),
+        })
     };
-    let uids = map("/proc/self/uid_map")?;
-    let gids = map("/proc/self/gid_map")?;
+    let (uids, gids) = (map("uid_map")?, map("gid_map")?);
     let mode = *MODE.get_or_init(|| mode);
     Ok(Entered { mode, uids, gids })
 }
@@ -237,13 +238,9 @@ fn refused(errno: Errno) -> SandboxError {
     }
 }
 
-const UID_HELPER: &str = "newuidmap";
-const GID_HELPER: &str = "newgidmap";
-
 fn enter_user_namespace() -> Result<(), SandboxError> {
     let failed = |action| move |errno| SandboxError::Enter { action, errno };
-    let plan = Plan::for_user(getuid(), getgid())?;
-    let mapper = Mapper::start(plan)?;
+    let mapper = Mapper::start(Maps::find(getuid(), getgid())?)?;
     unshare(CloneFlags::CLONE_NEWUSER).map_err(|errno| match errno {
         Errno::EINVAL => SandboxError::Enter {
             action: "create a user namespace after threads were started",
@@ -284,164 +281,9 @@ fn enter_with_one_id() -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// The arguments of the two helpers.
-#[derive(Debug, PartialEq, Eq)]
-struct Plan {
-    uids: Vec<u32>,
-    gids: Vec<u32>,
-}
-
-impl Plan {
-    /// Whether there are ids, and the programs that map them.
-    fn is_possible(uid: Uid, gid: Gid) -> Result<(), SandboxError> {
-        Self::for_user(uid, gid)?;
-        for helper in [UID_HELPER, GID_HELPER] {
-            if doctor::find_program(helper).is_none() {
-                return Err(SandboxError::HelperMissing { program: helper });
-            }
-        }
-        Ok(())
-    }
-
-    fn for_user(uid: Uid, gid: Gid) -> Result<Self, SandboxError> {
-        let owner = Owner::of(uid);
-        let ranges = |kind| {
-            let owned = subid::ranges(kind, &owner);
-            if owned.is_empty() {
-                return Err(SandboxError::NoSubordinateIds {
-                    user: owner.to_string(),
-                    file: kind.file(),
-                    remedy: subid::remedy(&owner),
-                });
-            }
-            Ok(owned)
-        };
-        Ok(Self {
-            uids: extents(uid.as_raw(), &ranges(Kind::Users)?),
-            gids: extents(gid.as_raw(), &ranges(Kind::Groups)?),
-        })
-    }
-}
-
-/// `0 ID 1  1 FIRST COUNT  …`: the user is root, then the subordinate ids from 1 up.
-fn extents(id: u32, subordinate: &[(u32, u32)]) -> Vec<u32> {
-    let mut extents = vec![0, id, 1];
-    let mut next: u32 = 1;
-    for (first, count) in subordinate {
-        let count = (*count).min(u32::MAX - next);
-        extents.extend([next, *first, count]);
-        next += count;
-    }
-    extents
-}
-
-/// A child that stays in the parent user namespace: only from there may the maps be written.
-struct Mapper {
-    child: Pid,
-    go: io::PipeWriter,
-    outcome: io::PipeReader,
-}
-
-#[derive(Serialize, Deserialize)]
-enum Outcome {
-    Done,
-    Missing { gid: bool },
-    Failed { gid: bool, message: String },
-}
-
-impl Mapper {
-    fn start(plan: Plan) -> Result<Self, SandboxError> {
-        let failed = |action| move |errno| SandboxError::Enter { action, errno };
-        let pipe = || io::pipe().map_err(|error| super::error::errno_of(&error));
-        let (go_read, go) = pipe().map_err(failed("create a pipe"))?;
-        let (outcome, outcome_write) = pipe().map_err(failed("create a pipe"))?;
-        let parent = std::process::id();
-        match sys::fork().map_err(failed("fork"))? {
-            ForkResult::Parent { child } => Ok(Self { child, go, outcome }),
-            ForkResult::Child => {
-                drop((go, outcome));
-                sys::exit_now(map_when_told(&plan, parent, go_read, outcome_write))
-            }
-        }
-    }
-
-    /// Has the maps of this process, by now in its new user namespace, written.
-    fn finish(mut self) -> Result<(), SandboxError> {
-        let failed = |action| move |errno| SandboxError::Enter { action, errno };
-        let told = self.go.write_all(b"g");
-        drop(self.go);
-        let mut text = String::new();
-        let heard = self.outcome.read_to_string(&mut text);
-        sys::wait_for(self.child).map_err(failed("wait for the id mapper"))?;
-        let outcome = told.and(heard).and_then(|_| Ok(serde_json::from_str(&text)?));
-        let program = |gid| if gid { GID_HELPER } else { UID_HELPER };
-        match outcome {
-            Ok(Outcome::Done) => Ok(()),
-            Ok(Outcome::Missing { gid }) => Err(SandboxError::HelperMissing {
-                program: program(gid),
-            }),
-            Ok(Outcome::Failed { gid, message }) => Err(SandboxError::HelperFailed {
-                program: program(gid),
-                message,
-            }),
-            Err(error) => Err(SandboxError::Enter {
-                action: "hear from the id mapper",
-                errno: super::error::errno_of(&error),
-            }),
-        }
-    }
-}
-
-fn map_when_told(plan: &Plan, pid: u32, mut go: io::PipeReader, mut outcome: io::PipeWriter) -> i32 {
-    // No word means that the parent could not make the namespace.
-    if !matches!(go.read(&mut [0]), Ok(1)) {
-        return 0;
-    }
-    let done = match map(UID_HELPER, pid, &plan.uids, false) {
-        Outcome::Done => map(GID_HELPER, pid, &plan.gids, true),
-        other => other,
-    };
-    let told = serde_json::to_vec(&done).map_err(io::Error::from);
-    i32::from(told.and_then(|text| outcome.write_all(&text)).is_err())
-}
-
-fn map(program: &str, pid: u32, extents: &[u32], gid: bool) -> Outcome {
-    let Some(path) = doctor::find_program(program) else {
-        return Outcome::Missing { gid };
-    };
-    let output = Command::new(path)
-        .arg(pid.to_string())
-        .args(extents.iter().map(u32::to_string))
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => Outcome::Done,
-        Ok(output) => {
-            let words = String::from_utf8_lossy(&output.stderr);
-            let message = match words.trim() {
-                "" => output.status.to_string(),
-                words => words.to_owned(),
-            };
-            Outcome::Failed { gid, message }
-        }
-        Err(error) => Outcome::Failed {
-            gid,
-            message: error.to_string(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_user_is_root_and_the_others_follow() {
-        assert_eq!(
-            extents(1000, &[(100_000, 65536), (300_000, 10)]),
-            [0, 1000, 1, 1, 100_000, 65536, 65537, 300_000, 10]
-        );
-    }
 
     #[test]
     fn the_map_says_which_ids_exist() {

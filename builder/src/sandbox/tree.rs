@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
 
 use super::sys;
 
@@ -89,6 +90,14 @@ impl AsFd for Tree {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Mounts a directory on itself, as a mount on which device nodes are without effect.
+pub(crate) fn mount_without_devices(directory: &Path) -> Result<(), Errno> {
+    let tree = Tree::copy_of_one(directory)?;
+    tree.set_alone(attribute::NO_DEV)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    tree.attach(open(directory, flags, Mode::empty())?.as_fd())
 }
 
 /// Opens `path` with the directory `root` as its root.
