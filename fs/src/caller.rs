@@ -124,7 +124,9 @@ impl Credential {
 
     /// Whether access(2) asks about another than whom it uses files as.
     pub fn asks_for_another(&self) -> bool {
-        self.user.real != self.user.filesystem || self.group.real != self.group.filesystem
+        self.user.real != self.user.filesystem
+            || self.group.real != self.group.filesystem
+            || self.effective != self.effective_as_real()
     }
 
     /// As whom access(2) asks: the real user, with the capabilities that it would have.
@@ -132,11 +134,15 @@ impl Credential {
         let mut real = self.clone();
         real.user.filesystem = self.user.real;
         real.group.filesystem = self.group.real;
-        real.effective = match self.user.real {
+        real.effective = self.effective_as_real();
+        real
+    }
+
+    fn effective_as_real(&self) -> u64 {
+        match self.user.real {
             0 => self.permitted,
             _ => 0,
-        };
-        real
+        }
     }
 
     /// Whether no file is closed to it and it may do with each what its owner may.

@@ -12,8 +12,8 @@
 //! - ATOMIC_O_TRUNC is never asked for: without OPEN messages the truncation would be lost.
 //! - SETXATTR_EXT is never asked for: the protocol library reads the short form of the request.
 //! - POSIX access control lists are the kernel's to check where it checks permissions; then the umask is ours.
-//! - Where the permissions are ours to check (`guard.rs`), OPEN and OPENDIR are answered, since they ask for them;
-//!   and to the kernel all nodes are root's.
+//! - Where the permissions are ours to check (`guard.rs`), all nodes are root's to the kernel. Whether a file may be
+//!   opened is not asked here: whoever answers the callers' system calls sees to it.
 //! - Locks are not negotiated, so that the kernel keeps them itself.
 
 use std::ffi::OsStr;
@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -382,45 +382,23 @@ impl Filesystem for Adapter {
         entry(reply, self.shown(linked));
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.received(RequestKind::Open);
-        match &self.guard {
-            None => reply.error(Errno::ENOSYS),
-            Some(guard) => match guard.open(request.pid(), Ino(ino.0), flags.0) {
-                Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
-                Err(refused) => reply.error(refused),
-            },
-        }
+        reply.error(Errno::ENOSYS);
     }
 
     fn create(
         &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
         self.received(RequestKind::Create);
-        if self.guard.is_none() {
-            return reply.error(Errno::ENOSYS);
-        }
-        // Who makes a file may have it open in every way, whatever its mode: an OPEN after it would be refused.
-        match self.create_node(request, parent, name, NewKind::File, (mode, umask)) {
-            Ok(attr) => {
-                let attr = file_attr(&attr);
-                reply.created(
-                    &FOREVER,
-                    &attr,
-                    Generation(0),
-                    FileHandle(0),
-                    FopenFlags::FOPEN_KEEP_CACHE,
-                );
-            }
-            Err(error) => reply.error(error),
-        }
+        reply.error(Errno::ENOSYS);
     }
 
     fn read(
@@ -479,19 +457,9 @@ impl Filesystem for Adapter {
         self.syncs.sync(Ino(ino.0), data_only, reply);
     }
 
-    fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.received(RequestKind::OpenDir);
-        match &self.guard {
-            None => reply.error(Errno::ENOSYS),
-            // The kernel may keep a listing, as it does without this message.
-            Some(guard) => match guard.open(request.pid(), Ino(ino.0), flags.0) {
-                Ok(()) => reply.opened(
-                    FileHandle(0),
-                    FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
-                ),
-                Err(refused) => reply.error(refused),
-            },
-        }
+        reply.error(Errno::ENOSYS);
     }
 
     fn readdir(

@@ -18,6 +18,10 @@ const RANDOM: &[Random] = &[
     ("var/cache/apt/", "times"),
     ("var/cache/ldconfig/aux-cache", "times and inode numbers"),
     ("var/cache/debconf/", "the order of hashes in Perl"),
+    (
+        "tmp/node-compile-cache/",
+        "what a compiler has found out while it ran",
+    ),
     ("etc/ssl/certs/ssl-cert-snakeoil.pem", "a certificate"),
     ("etc/ssl/private/ssl-cert-snakeoil.key", "its key"),
     // Of single projects.

@@ -172,6 +172,104 @@ RUN stat -c '%u:%g' /dev/null /dev /proc/sys > /foreign
     user.is_clean();
 }
 
+/// Of paths, descriptors and flags that mean nothing, or something out of the way, a step of root hears the same.
+#[test]
+fn odd_arguments_are_answered_as_by_the_kernel() {
+    let Some(scenes) = with_debian() else { return };
+    let user = same_images(
+        "\
+FROM debian:bookworm-slim
+COPY --chmod=755 <<'END' /odd.pl
+#!/usr/bin/perl
+use POSIX (); my $x86 = `uname -m` =~ /x86_64/;
+my ($fstatat, $statx, $chownat, $openat, $access) = $x86 ? (262, 332, 260, 257, 269) : (79, 291, 54, 56, 48);
+my ($none, $fd) = ('', POSIX::open('/d/file')); my $directory = POSIX::open('/d'); my $long = 'x' x 5000; my $name = 'x' x 256;
+mkdir '/gone'; my $gone = POSIX::open('/gone'); rmdir '/gone';
+my @paths = ($none, '.', '/d/file', '/d/file/', '/d/file/.', '/d/link', '/d/link/', '/d/to-dir', '/d/to-dir/', '/d/dangling', '/d/round',
+  '/d/../d/./file', '//d//file', 'file', 'd/file', $long, $name, '/proc/self/', '/proc/self/exe', '/proc/self/status', '/dev/fd/99', '/d/missing/file');
+sub told { my $got = shift; $got < 0 ? $! + 0 : $got }
+for my $path (@paths) { for my $from (-100, $fd, $directory, $gone, 99, -5) { for my $flags (0, 0x100, 0x1000, 0x1100, 0x800, 0x4) {
+  my $at = $path; my $buffer = \"\\0\" x 300; my @got = told(syscall($fstatat, $from, $at, $buffer, $flags));
+  my ($uid) = unpack $x86 ? 'x28L' : 'x24L', $buffer; push @got, $got[0] == 0 ? $uid : '-';
+  $buffer = \"\\0\" x 300; push @got, told(syscall($statx, $from, $at, $flags, 0x7ff, $buffer));
+  push @got, $got[-1] == 0 ? unpack('x20L', $buffer) : '-';
+  push @got, told(syscall($chownat, $from, $at, -1, -1, $flags)) unless $at =~ m{^/proc|^/dev};
+  print substr($path, 0, 20), \" $from $flags @got\\n\";
+} } }
+my $buffer = \"\\0\" x 300;
+print 'pointers ', told(syscall($fstatat, -100, 8, $buffer, 0)), ' ', told(syscall($fstatat, -100, my $root = '/', 8, 0)), ' ',
+  told(syscall($statx, -100, 8, 0, 0x7ff, $buffer)), ' ', told(syscall($statx, -100, $root, 0, 0x7ff, 8)), ' ',
+  told(syscall($statx, -100, $root, 0, 0x80000000, $buffer)), ' ', told(syscall($openat, -100, 8, 0)), \"\\n\";
+END
+RUN mkdir d && echo 1 > d/file && ln -s file d/link && ln -s . d/to-dir && ln -s nothing d/dangling && ln -s round d/round \
+ && chown -h 7:8 d d/* && mkdir -m 1777 /told && /odd.pl > /told/roots
+USER 7:8
+WORKDIR /told
+RUN /odd.pl > /told/users
+",
+        scenes,
+    );
+    let told = user.cat("built", "/told/roots");
+    let has = |line: &str| assert!(told.contains(line), "{line}: {told}");
+    has("\n/d/link -100 0 0 7 0 7 0\n");
+    has("\n/d/file/ -100 0 20 - 20 - 20\n");
+    has("\n/d/round -100 0 40 - 40 - 40\n");
+    assert!(told.starts_with(" -100 0 2 - 2 - 2\n"), "{told}");
+}
+
+/// The kernel of root's step is asked the same.
+#[test]
+fn every_way_to_open_a_file_is_checked() {
+    let Some(scenes) = with_debian() else { return };
+    let user = same_images(
+        "\
+FROM debian:bookworm-slim
+COPY --chmod=755 <<'END' /open.pl
+#!/usr/bin/perl
+use Fcntl; my ($path, $new, $directory) = (010000000, O_CREAT | O_EXCL, O_DIRECTORY);
+my %flags = (read => O_RDONLY, write => O_WRONLY, both => O_RDWR, empty => O_RDONLY | O_TRUNC, make => O_WRONLY | O_CREAT,
+  new => O_WRONLY | $new, path => $path, nofollow => O_RDONLY | O_NOFOLLOW, directory => O_RDONLY | $directory);
+my ($openat, $open) = `uname -m` =~ /x86_64/ ? (257, 2) : (56, 0);
+opendir(my $inner, '/'); my $top = fileno($inner) // 3; my $at;
+sub told { my $fd = shift; POSIX::close($fd) if $fd >= 0; $fd >= 0 ? 'opened' : $! + 0 }
+use POSIX ();
+for my $name (qw(closed inner/file inner readable writable link pipe search search/file group nothing usr/bin/perl)) {
+  for my $kind (sort keys %flags) {
+    my $flags = $flags{$kind} | ($kind eq 'path' ? 0 : O_NONBLOCK); my @got;
+    push @got, told(syscall($openat, -100, \"/$name\", $flags, 0644));
+    next if $kind eq 'new' || $kind eq 'make' && $name eq 'nothing';
+    push @got, told(syscall($openat, $top, $at = $name, $flags, 0644));
+    push @got, told(syscall(437, -100, $at = \"/$name\", pack('QQQ', $flags, $kind eq 'make' ? 0644 : 0, 0), 24));
+    push @got, told($open ? syscall($open, $at = \"/$name\", $flags, 0644) : syscall($openat, -100, $at = \"/$name\", $flags, 0644));
+    my $fd = syscall($openat, -100, $at = \"/$name\", $path);
+    push @got, told(syscall($openat, -100, $at = \"/proc/self/fd/$fd\", $flags, 0644)) if $fd >= 0; POSIX::close($fd);
+    print \"$name $kind @got\\n\";
+  }
+}
+END
+RUN echo 1 > closed && chmod 600 closed && mkdir -m 700 inner && echo 1 > inner/file && echo 1 > readable && echo 1 > writable \
+ && chmod 622 writable && ln -s closed link && mkfifo -m 600 pipe && mkdir -m 711 search && echo 1 > search/file \
+ && echo 1 > group && chown 0:700 group && chmod 640 group && mkdir -m 1777 /told && /open.pl > /told/roots
+USER 33:33
+RUN /open.pl > /told/users
+USER 33:700
+RUN /open.pl > /told/groups
+",
+        scenes,
+    );
+    let users = user.cat("built", "/told/users");
+    let has = |line: &str| assert!(users.contains(line), "{line}: {users}");
+    has("closed read 13 13 13 13 13\n");
+    has("readable read opened opened opened opened opened\n");
+    has("readable both 13 13 13 13 13\n");
+    has("writable write opened opened opened opened opened\n");
+    has("pipe read 13 13 13 13 13\n");
+    has("inner/file read 13 13 13 13\n");
+    has("group read 13 13 13 13 13\n");
+    let groups = user.cat("built", "/told/groups");
+    assert!(groups.contains("group read opened"), "{groups}");
+}
+
 #[test]
 fn programs_that_change_their_user_work() {
     let Some(scenes) = with_debian() else { return };
@@ -220,6 +318,31 @@ RUN mkdir -p /r/etc /r/d && cp -a /bin /lib* /usr /r/ && ln -s /d /r/l && chroot
     assert_eq!(user.cat("built", "/peer"), "1 44 33\n");
     assert_eq!(user.cat("built", "/proc-owner"), "5:6\n");
     assert_eq!(user.cat("built", "/chrooted"), "3:4\n125\n3:4\n");
+}
+
+/// At each place a process changes itself or a file by chance, tells what the kernel says, and who it is then.
+#[test]
+fn walks_through_identities_lead_where_the_kernel_leads() {
+    let Some(scenes) = with_debian() else { return };
+    let walks = if machine::is_long() { 1000 } else { 40 };
+    for scene in &scenes {
+        scene.write("ctx/walk.pl", include_str!("single_id/walk.pl"));
+    }
+    let user = same_images(
+        &format!(
+            "\
+FROM debian:bookworm-slim
+COPY walk.pl /
+RUN mkdir /set && for n in 5 0; do cp /usr/bin/perl /set/perl$n && chown $n:0 /set/perl$n && chmod 4755 /set/perl$n; done \
+ && cp /usr/bin/perl /set/group && chown 0:33 /set/group && chmod 2755 /set/group && mkdir -m 777 /walks
+RUN for seed in $(seq {walks}); do perl -T /walk.pl $seed 0 30; done > /told
+"
+        ),
+        scenes,
+    );
+    let told = user.cat("built", "/told");
+    assert_eq!(told.lines().count(), walks * 30, "{told}");
+    assert!(told.contains(" exec /set/perl5\n") && told.contains(": E1 |") && told.contains(": 0 |"));
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod call;
 mod credentials;
 mod devices;
 mod execute;
+mod opening;
 mod owners;
 mod peer;
 mod places;
@@ -181,6 +182,9 @@ struct Supervisor {
     mounts: (u64, u64),
     /// Whether processes that the kernel knows can have CAP_MKNOD.
     grants_devices: bool,
+    /// The devices of mica's /proc and of the step's.
+    own_processes: u64,
+    step_processes: u64,
     /// Whether the step's /proc is mica's own, and so has other numbers than the step has.
     shows_others: bool,
     /// Owners of files on filesystems that are not ours, by device and inode, as the step set them.
@@ -195,10 +199,10 @@ impl Supervisor {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let processes = open("/proc", flags, Mode::empty())?;
         let namespace = fstat(&mounts)?;
-        let own = fstat(&processes)?.st_dev;
+        let own_processes = fstat(&processes)?.st_dev;
         unshare(CloneFlags::CLONE_FS)?;
         setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
-        let shows_others = stat("/proc").is_ok_and(|shown| shown.st_dev == own);
+        let step_processes = stat("/proc").map_or(own_processes, |shown| shown.st_dev);
         // Without it, an answer takes a few microseconds more.
         let is_with_caller = sys::take_turns(listener.as_fd()).is_ok();
         Ok(Self {
@@ -209,7 +213,9 @@ impl Supervisor {
             processes,
             mounts: (namespace.st_dev, namespace.st_ino),
             grants_devices: has_mknod(),
-            shows_others,
+            own_processes,
+            step_processes,
+            shows_others: step_processes == own_processes,
             foreign: Mutex::default(),
             // Who may do all can change it in many ways.
             has_other_roots: AtomicBool::new(capabilities != Capabilities::Default.bits()),
@@ -310,6 +316,7 @@ impl Supervisor {
             "stat" | "lstat" | "fstat" | "newfstatat" | "statx" => self.status(call),
             "stat64" | "lstat64" | "fstat64" | "fstatat64" => self.status(call),
             "execve" | "execveat" => self.execute(call),
+            "open" | "openat" | "openat2" | "creat" => self.open(call),
             "getsockopt" => self.peer(call),
             "chroot" => self.change_root(call),
             "kill" => self.signal(call),

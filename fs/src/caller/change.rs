@@ -54,6 +54,12 @@ impl Ids {
         if ![real, effective, saved].into_iter().all(allowed) {
             return Err(Denied);
         }
+        let is = |id: Id, now: u32| id.is_none_or(|id| id == now);
+        let acts = is(effective, self.effective) && is(effective, self.filesystem);
+        if is(real, self.real) && is(saved, self.saved) && acts {
+            // What changes nothing leaves the one for files as well.
+            return Ok(());
+        }
         self.real = real.unwrap_or(self.real);
         self.effective = effective.unwrap_or(self.effective);
         self.saved = saved.unwrap_or(self.saved);
@@ -181,7 +187,10 @@ impl Credential {
             (ids.saved, ids.filesystem) = (ids.effective, ids.effective);
         }
         let is_root = next.user.real == 0 || next.user.effective == 0;
-        next.permitted = if is_root { next.bounding } else { 0 };
+        next.permitted = match is_root {
+            true => next.bounding | next.inheritable,
+            false => 0,
+        };
         next.effective = if next.user.effective == 0 {
             next.permitted
         } else {

@@ -2,7 +2,8 @@
 //!
 //! What a process may do is decided by its credential ([`Callers`]) and by the owners that our metadata has. The kernel
 //! walks along paths that it knows without asking, so whether a process may search the directories above a node is
-//! checked when the node is used.
+//! checked when the node is used. Files are opened without asking as well: that is for whoever answers the system calls
+//! of these processes.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -58,24 +59,6 @@ impl Guard {
             true => self.allows(&caller.as_real(), pid, ino, wanted & 7),
             false => self.allows(&caller, pid, ino, wanted & 7),
         }
-    }
-
-    /// open(2) with these flags.
-    pub(super) fn open(&self, pid: u32, ino: Ino, flags: i32) -> Verdict {
-        let mut wanted = match flags & libc::O_ACCMODE {
-            libc::O_RDONLY => READ,
-            libc::O_WRONLY => WRITE,
-            _ => READ | WRITE,
-        };
-        if flags & libc::O_TRUNC != 0 {
-            wanted |= WRITE;
-        }
-        // The kernel's own way of opening a program to execute it.
-        const FMODE_EXEC: i32 = 0x20;
-        if flags & FMODE_EXEC != 0 {
-            wanted = EXECUTE;
-        }
-        self.may(pid, ino, wanted)
     }
 
     /// Making a name in a directory.

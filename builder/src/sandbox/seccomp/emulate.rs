@@ -65,7 +65,11 @@ const ANSWERED: &[&str] = &[
     "execveat",
     // What depends on it.
     "chroot",
+    "creat",
     "kill",
+    "open",
+    "openat",
+    "openat2",
 ];
 
 /// The same, of which 32-bit architectures have an older form with 16-bit ids that nothing uses any more.
@@ -86,6 +90,7 @@ pub fn add_to(filter: &mut Filter, answered: Answered) {
             }
         }
         arguments(table);
+        new_files(table);
         let locks = i32::try_from(libc::RLIMIT_LOCKS).unwrap_or_default();
         table.put_first("setrlimit", on(vec![Condition::int(0, locks)], Action::Errno(0)));
         let sets = Condition {
@@ -131,6 +136,21 @@ fn arguments(table: &mut Table) {
         Condition::int(2, libc::SO_PEERCRED),
     ];
     table.put_first("getsockopt", on(peer, Action::Notify));
+}
+
+/// The filesystem is asked when a name is made.
+fn new_files(table: &mut Table) {
+    let new = (libc::O_CREAT | libc::O_EXCL) as u64;
+    for (name, flags) in [("open", 1), ("openat", 2)] {
+        let is_new = Condition {
+            argument: flags,
+            comparison: Comparison::Masked {
+                mask: new,
+                value: new,
+            },
+        };
+        table.put_first(name, on(vec![is_new], Action::Allow));
+    }
 }
 
 fn on(conditions: Vec<Condition>, action: Action) -> Rule {

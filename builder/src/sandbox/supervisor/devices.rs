@@ -31,7 +31,12 @@ impl Supervisor {
         if !self.is_in_the_mounts(call.pid) {
             return Ok(Answer::Continue);
         }
-        let place = self.open_place(call, &Place::at(directory, parent, 0))?;
+        let parent = Place {
+            directory,
+            path: parent,
+            follow: true,
+        };
+        let place = self.open_place(call, &parent)?;
         let seen = Seen::of(&place, libc::AT_STATX_DONT_SYNC, libc::STATX_INO)?;
         let Some(parent) = self.node(&seen) else {
             return Ok(Answer::Continue);

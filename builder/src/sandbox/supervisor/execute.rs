@@ -18,7 +18,7 @@ impl Supervisor {
             return Ok(Answer::Continue);
         };
         let place = match call.name {
-            "execve" => Place::path(call.read_path(call.argument(0))?, true),
+            "execve" => Place::path(call.read_path(call.argument(0))?, true)?,
             _ => self.place_at(call, call.int(4))?,
         };
         let Ok(seen) = self.identify(call, &place) else {

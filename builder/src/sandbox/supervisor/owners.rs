@@ -18,25 +18,28 @@ impl Supervisor {
     pub(super) fn change_owner(&self, call: &Call<'_>) -> Decision {
         let (place, uid, gid) = match call.name {
             "chown" => (
-                Place::path(call.read_path(call.argument(0))?, true),
+                Place::path(call.read_path(call.argument(0))?, true)?,
                 call.id(1),
                 call.id(2),
             ),
             "lchown" => (
-                Place::path(call.read_path(call.argument(0))?, false),
+                Place::path(call.read_path(call.argument(0))?, false)?,
                 call.id(1),
                 call.id(2),
             ),
             "fchown" => (Place::descriptor(call.int(0)), call.id(1), call.id(2)),
             _ => {
-                let (path, flags) = (call.read_path(call.argument(1))?, call.int(4));
-                if path.is_empty() && flags & libc::AT_EMPTY_PATH == 0 {
-                    return Err(Errno::ENOENT);
+                let flags = call.int(4);
+                if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
+                    return Err(Errno::EINVAL);
                 }
-                (Place::at(call.int(0), path, flags), call.id(2), call.id(3))
+                let path = call.read_path(call.argument(1))?;
+                (Place::at(call.int(0), path, flags)?, call.id(2), call.id(3))
             }
         };
-        let seen = self.identify(call, &place)?;
+        let Ok(seen) = self.identify(call, &place) else {
+            return Ok(Answer::Continue);
+        };
         let caller = self.caller(call);
         call.must_be_pending()?;
         let Some(node) = self.node(&seen) else {

@@ -37,21 +37,31 @@ impl Place {
     }
 
     /// A path from the working directory.
-    pub fn path(path: CString, follow: bool) -> Self {
-        Self {
-            directory: libc::AT_FDCWD,
-            path,
-            follow,
-        }
+    ///
+    /// # Errors
+    /// ENOENT if it is empty.
+    pub fn path(path: CString, follow: bool) -> Result<Self, Errno> {
+        let flags = match follow {
+            true => 0,
+            false => libc::AT_SYMLINK_NOFOLLOW,
+        };
+        Self::at(libc::AT_FDCWD, path, flags)
     }
 
     /// As the calls with `at` in their names have it.
-    pub fn at(directory: i32, path: CString, flags: i32) -> Self {
-        Self {
-            directory,
-            follow: flags & libc::AT_SYMLINK_NOFOLLOW == 0,
-            path,
+    ///
+    /// # Errors
+    /// ENOENT if the path is empty and is not said to be by `AT_EMPTY_PATH`. Of flags that do not exist the kernel tells.
+    pub fn at(directory: i32, path: CString, flags: i32) -> Result<Self, Errno> {
+        if path.is_empty() && flags & libc::AT_EMPTY_PATH == 0 {
+            return Err(Errno::ENOENT);
         }
+        Ok(Self {
+            directory,
+            // What is open is no symbolic link to be followed; its entry in /proc is.
+            follow: path.is_empty() || flags & libc::AT_SYMLINK_NOFOLLOW == 0,
+            path,
+        })
     }
 }
 
@@ -154,7 +164,7 @@ impl Supervisor {
         let mut flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         let own = |link: &str| openat(&self.processes, link, flags, Mode::empty());
         let path = place.path.as_bytes();
-        let itself = of_itself(path).and_then(|rest| String::from_utf8(rest).ok());
+        let itself = of_itself(place).and_then(|rest| String::from_utf8(rest).ok());
         let start = match (path.first(), place.directory) {
             (Some(b'/'), _) if itself.is_some() => {
                 let itself = itself.unwrap_or_default();
@@ -199,7 +209,7 @@ impl Supervisor {
         };
         if path.first() == Some(&b'/') {
             // This thread is no process of the step's /proc, and so has no `self` there.
-            if let Some(rest) = of_itself(path) {
+            if let Some(rest) = of_itself(place) {
                 return own("", &rest).map(Found::Below);
             }
             return match self.other_root(pid)? {
@@ -232,10 +242,13 @@ impl Supervisor {
 }
 
 /// What a path to a file of the process itself means below its directory in /proc.
-fn of_itself(path: &[u8]) -> Option<Vec<u8>> {
-    for prefix in [&b"/proc/self/"[..], b"/proc/thread-self/"] {
-        if let Some(rest) = path.strip_prefix(prefix) {
-            return Some(rest.to_vec());
+pub(super) fn of_itself(place: &Place) -> Option<Vec<u8>> {
+    let path = place.path.as_bytes();
+    for link in [&b"/proc/self"[..], b"/proc/thread-self"] {
+        match path.strip_prefix(link) {
+            Some([]) if place.follow => return Some(Vec::new()),
+            Some([b'/', rest @ ..]) => return Some(rest.to_vec()),
+            _ => {}
         }
     }
     match path {

@@ -1,13 +1,22 @@
 //! stat(2) and its kin: the owners that our metadata has.
 
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+use mica_fs::caller::Credential;
 use nix::errno::Errno;
+use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
 
 use super::Supervisor;
 use super::call::{Answer, Call, Decision};
-use super::places::{Place, Seen};
+use super::places::{Place, Seen, of_itself};
 use crate::sandbox::seccomp::bpf::Architecture;
 use crate::sandbox::sys;
+
+/// What stat(2) and its kin may be told. Of all else the kernel says that it is wrong.
+const KNOWN_FLAGS: i32 =
+    libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_EMPTY_PATH | libc::AT_STATX_SYNC_TYPE;
 
 impl Supervisor {
     /// stat, lstat, fstat, newfstatat, statx and the 32-bit forms.
@@ -18,15 +27,18 @@ impl Supervisor {
         let (place, buffer) = match call.name {
             "fstat" | "fstat64" => (Place::descriptor(call.int(0)), call.argument(1)),
             "stat" | "stat64" => (
-                Place::path(call.read_path(call.argument(0))?, true),
+                Place::path(call.read_path(call.argument(0))?, true)?,
                 call.argument(1),
             ),
             "lstat" | "lstat64" => (
-                Place::path(call.read_path(call.argument(0))?, false),
+                Place::path(call.read_path(call.argument(0))?, false)?,
                 call.argument(1),
             ),
             "statx" => return self.extended_status(call),
-            _ => (self.place_at(call, call.int(3))?, call.argument(2)),
+            _ => match call.int(3) {
+                flags if flags & !KNOWN_FLAGS != 0 => return Ok(Answer::Continue),
+                flags => (self.place_at(call, flags)?, call.argument(2)),
+            },
         };
         let Some(told) = self.told(call, &place, 0, libc::STATX_BASIC_STATS)? else {
             return Ok(Answer::Continue);
@@ -42,7 +54,7 @@ impl Supervisor {
 
     fn extended_status(&self, call: &Call<'_>) -> Decision {
         let (flags, mask) = (call.int(2), call.unsigned(3));
-        if mask & (libc::STATX_UID | libc::STATX_GID) == 0 {
+        if mask & (libc::STATX_UID | libc::STATX_GID) == 0 || flags & !KNOWN_FLAGS != 0 {
             return Ok(Answer::Continue);
         }
         // Some C libraries give no path where they mean the descriptor.
@@ -73,7 +85,7 @@ impl Supervisor {
             return Ok(None);
         };
         let (owner, mut told) = match self.node(&seen) {
-            None => match self.stranger(place, &seen) {
+            None => match self.stranger(call, place, &seen) {
                 Some(owner) => (owner, None),
                 None => return Ok(None),
             },
@@ -106,19 +118,33 @@ impl Supervisor {
     }
 
     /// Whose a file of a filesystem is that is not ours, if the kernel would tell it wrongly.
-    fn stranger(&self, place: &Place, seen: &Seen) -> Option<(u32, u32)> {
-        let process = process_of(place.path.as_bytes());
-        let owner = process.and_then(|number| self.credential_inside(&number));
+    fn stranger(&self, call: &Call<'_>, place: &Place, seen: &Seen) -> Option<(u32, u32)> {
+        let (device, _) = seen.identity();
+        let owner = if device == self.own_processes && of_itself(place).is_some() {
+            call.caller.clone()
+        } else if device == self.step_processes {
+            self.process_owner(call, place)
+        } else {
+            None
+        };
         let owner = owner.map(|owner| (owner.user.effective, owner.group.effective));
         owner.or_else(|| self.foreign_owner(seen))
     }
 
+    /// Who the process is that a place in /proc is about.
+    fn process_owner(&self, call: &Call<'_>, place: &Place) -> Option<Arc<Credential>> {
+        let open = self.open_place(call, place).ok()?;
+        let link = format!("thread-self/fd/{}", open.as_raw_fd());
+        let path = readlinkat(&self.processes, link.as_str()).ok()?;
+        self.credential_inside(&process_of(path.as_encoded_bytes())?)
+    }
+
     pub(super) fn place_at(&self, call: &Call<'_>, flags: i32) -> Result<Place, Errno> {
-        Ok(Place::at(call.int(0), call.read_path(call.argument(1))?, flags))
+        Place::at(call.int(0), call.read_path(call.argument(1))?, flags)
     }
 }
 
-/// The process that a path below /proc is about, as the step numbers it.
+/// The process that a path below /proc is about, as it is numbered there.
 fn process_of(path: &[u8]) -> Option<String> {
     let name = path.strip_prefix(b"/proc/")?.split(|byte| *byte == b'/').next()?;
     let is_number = !name.is_empty() && name.iter().all(u8::is_ascii_digit);
