@@ -18,10 +18,7 @@ const RANDOM: &[Random] = &[
     ("var/cache/apt/", "times"),
     ("var/cache/ldconfig/aux-cache", "times and inode numbers"),
     ("var/cache/debconf/", "the order of hashes in Perl"),
-    (
-        "tmp/node-compile-cache/",
-        "what a compiler has found out while it ran",
-    ),
+    ("tmp/node-compile-cache/", "code as it was in memory"),
     ("etc/ssl/certs/ssl-cert-snakeoil.pem", "a certificate"),
     ("etc/ssl/private/ssl-cert-snakeoil.key", "its key"),
     // Of single projects.
@@ -31,6 +28,11 @@ const RANDOM: &[Random] = &[
         "venv/lib/python3.11/site-packages/catalog-2.1.0.dist-info/",
         "when uv saw the project",
     ),
+    (
+        "opt/java/lib/server/classes.jsa",
+        "classes as they were in memory",
+    ),
+    ("application/ledger.jsa", "classes as they were in memory"),
     ("usr/local/bin/redis-", "the program knows when it was compiled"),
 ];
 

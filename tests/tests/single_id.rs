@@ -363,6 +363,12 @@ sub other { my $user = shift; my $pid = fork // die; return $pid if $pid; become
 sub become { my $user = shift; $) = \"$user $user\"; setgid($user); setuid($user) }
 my ($roots, @own) = (other(0), other(5), other(5)); my $apart = other(5); setpgid($apart, $apart);
 sleep 1; my $got = 0; $SIG{TERM} = sub { $got++ }; become(5);
+my ($thread, $ours, $queue, $ours_queue) = `uname -m` =~ /x86_64/ ? (200, 234, 129, 297) : (130, 131, 138, 240);
+for my $pid ($roots, $own[0], 1, 0 + $$) {
+  my $info = pack('lll', 0, 0, -1) . \"\\0\" x 116; my $held = syscall(434, $pid, 0); my @ways = ([$thread, $pid, 0], [$ours, $pid, $pid, 0],
+    [$queue, $pid, 0, $info], [$ours_queue, $pid, $pid, 0, $info], [424, $held, 0, 0, 0], [$ours, 0, $pid, 0], [$thread, -1, 0]);
+  print join(' ', 'ways:', map { my ($call, @with) = @$_; syscall($call, @with) ? 'E' . ($! + 0) : 'ok' } @ways), \"\\n\";
+}
 print 'group: ', kill(-15, getpgrp), ' ', join(' ', map { waitpid($_, 0); $? } @own), \" $got\\n\";
 print 'root: ', kill(0, $roots) + kill(0, 1), ' ', $!{EPERM} ? 'EPERM' : $!, \"\\n\";
 print 'all: ', kill('TERM', -1), ' ', waitpid($apart, 0) == $apart && $?, \" $got\\n\";
@@ -385,7 +391,8 @@ RUN case $(uname -m) in x86_64) number=157;; aarch64) number=167;; esac; \
     );
     assert_eq!(
         user.cat("built", "/kill"),
-        "group: 1 15 15 1\nroot: 0 EPERM\nall: 1 15 1\nnone: 1 EPERM 0\n"
+        "ways: E1 E1 E1 E1 E1 E22 E22\nways: ok ok ok ok ok E22 E22\n\
+         ways: E1 E1 E1 E1 E1 E22 E22\nways: ok ok ok ok ok E22 E22\ngroup: 1 15 15 1\nroot: 0 EPERM\nall: 1 15 1\nnone: 1 EPERM 0\n"
     );
     assert_eq!(
         user.cat("built", "/no-new"),

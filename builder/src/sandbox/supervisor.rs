@@ -319,7 +319,9 @@ impl Supervisor {
             "open" | "openat" | "openat2" | "creat" => self.open(call),
             "getsockopt" => self.peer(call),
             "chroot" => self.change_root(call),
-            "kill" => self.signal(call),
+            "kill" | "tkill" | "tgkill" | "rt_sigqueueinfo" | "rt_tgsigqueueinfo" | "pidfd_send_signal" => {
+                self.signal(call)
+            }
             _ => self.credentials(call),
         };
         match decided {

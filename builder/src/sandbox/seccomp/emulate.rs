@@ -70,6 +70,11 @@ const ANSWERED: &[&str] = &[
     "open",
     "openat",
     "openat2",
+    "pidfd_send_signal",
+    "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo",
+    "tgkill",
+    "tkill",
 ];
 
 /// The same, of which 32-bit architectures have an older form with 16-bit ids that nothing uses any more.

@@ -1,13 +1,15 @@
 //! Who is at the other end of a socket: SO_PEERCRED of unix(7).
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
 use mica_fs::caller::Credential;
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{Mode, fstatat};
 
 use super::Supervisor;
 use super::call::{Answer, Call, Decision};
@@ -57,6 +59,14 @@ impl Supervisor {
         self.ids.callers.given(pids.into_iter().find(is_it)?)
     }
 
+    /// Who the process is that a descriptor of the process `pid` stands for (pidfd_open(2)). The step's init was given no
+    /// credential, and is root's.
+    pub(super) fn credential_of_descriptor(&self, pid: u32, descriptor: i32) -> Option<Arc<Credential>> {
+        let process = self.field_of(&format!("{pid}/fdinfo/{descriptor}"), "Pid:")?;
+        let given = self.ids.callers.given(process.parse().ok()?);
+        given.or_else(|| Some(Arc::new(Credential::root(self.capabilities))))
+    }
+
     /// Who the process is that has this number in the step's /proc.
     pub(super) fn credential_inside(&self, number: &str) -> Option<Arc<Credential>> {
         // This thread sees the step's /proc, where the resource limit stands too.
@@ -78,20 +88,22 @@ impl Supervisor {
 
     /// A line of /proc/PID/status, without its name.
     pub(super) fn process_field(&self, pid: u32, name: &str) -> Option<String> {
-        use std::io::Read as _;
-        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
-        let path = format!("{pid}/status");
-        let file = nix::fcntl::openat(
+        self.field_of(&format!("{pid}/status"), name)
+    }
+
+    /// A line of a file below mica's /proc, without its name.
+    fn field_of(&self, path: &str, name: &str) -> Option<String> {
+        let file = openat(
             &self.processes,
-            path.as_str(),
-            flags,
-            nix::sys::stat::Mode::empty(),
+            path,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
         )
         .ok()?;
         let mut text = String::new();
-        std::fs::File::from(file).read_to_string(&mut text).ok()?;
-        text.lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map(|rest| rest.trim().to_owned())
+        File::from(file).read_to_string(&mut text).ok()?;
+        let mut lines = text.lines();
+        let rest = lines.find_map(|line| line.strip_prefix(name))?;
+        Some(rest.trim().to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! kill(2): to whom a process may send a signal.
+//! kill(2) and its kin: to whom a process may send a signal.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -17,24 +17,30 @@ use crate::sandbox::sys;
 const INIT: u32 = 1;
 
 impl Supervisor {
-    /// kill of a process, a process group, or all.
+    /// kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal. A thread is who its process is.
     pub(super) fn signal(&self, call: &Call<'_>) -> Decision {
         let caller = self.caller(call);
         if caller.has(Capability::Kill) {
             return Ok(Answer::Continue);
         }
         let number = call.int(0);
-        if let Ok(target @ 1..) = u32::try_from(number) {
-            let target = match target {
-                // It was given none, and is root's.
-                INIT => Some(Arc::new(Credential::root(self.capabilities))),
-                _ => self.credential_of_number(call, target),
-            };
-            return match may_signal(&caller, target.as_deref()) {
-                true => Ok(Answer::Continue),
-                false => Err(Errno::EPERM),
-            };
+        let target = match (call.name, u32::try_from(number)) {
+            ("pidfd_send_signal", _) => self.credential_of_descriptor(call.pid, number),
+            // It was given none, and is root's.
+            (_, Ok(INIT)) => Some(Arc::new(Credential::root(self.capabilities))),
+            (_, Ok(target @ 1..)) => self.credential_of_number(call, target),
+            ("kill", _) => return self.signal_many(call, &caller),
+            _ => return Ok(Answer::Continue),
+        };
+        match may_signal(&caller, target.as_deref()) {
+            true => Ok(Answer::Continue),
+            false => Err(Errno::EPERM),
         }
+    }
+
+    /// kill of a process group, or of all.
+    fn signal_many(&self, call: &Call<'_>, caller: &Credential) -> Decision {
+        let number = call.int(0);
         // Its /proc is not the step's own: nobody outside may get a signal.
         if self.shows_others {
             return Ok(Answer::Continue);
@@ -52,7 +58,7 @@ impl Supervisor {
         };
         // To this thread init is a process like others, which a signal would end.
         let targets = processes().filter(|process| *process != INIT && is_meant(process));
-        let may = |target: &u32| may_signal(&caller, self.credential_inside(&target.to_string()).as_deref());
+        let may = |target: &u32| may_signal(caller, self.credential_inside(&target.to_string()).as_deref());
         let (allowed, others): (Vec<_>, Vec<_>) = targets.partition(may);
         match (allowed.is_empty(), others.is_empty()) {
             (_, true) => Ok(Answer::Continue),
