@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 use crate::archive::hex;
 use crate::scene::Scene;
 
-/// Files that no two builds make alike: the start of their paths, and why. All else of them is compared: owner, mode,
-/// attributes.
+/// Files that no two builds make alike: the start of their paths, or after a `*` the end, and why. All else of them is
+/// compared: owner, mode, attributes.
 pub type Random = (&'static str, &'static str);
 
 /// An image in the store of a scene, which must outlive it.
@@ -78,7 +78,10 @@ impl Image {
             for path in paths {
                 let (here, there) = (ours.get(path), theirs.get(path));
                 let inodes = [here, there].map(|entry| entry.map(|entry| &entry.inode));
-                let is_random = random.iter().any(|(start, _)| path.starts_with(start));
+                let is_random = random.iter().any(|(part, _)| match part.strip_prefix('*') {
+                    Some(end) => path.ends_with(end),
+                    None => path.starts_with(part),
+                });
                 if here == there {
                     continue;
                 }

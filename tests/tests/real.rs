@@ -18,6 +18,7 @@ const RANDOM: &[Random] = &[
     ("var/cache/apt/", "times"),
     ("var/cache/ldconfig/aux-cache", "times and inode numbers"),
     ("var/cache/debconf/", "the order of hashes in Perl"),
+    ("*.pyc", "when the source was written"),
     ("tmp/node-compile-cache/", "code as it was in memory"),
     ("etc/ssl/certs/ssl-cert-snakeoil.pem", "a certificate"),
     ("etc/ssl/private/ssl-cert-snakeoil.key", "its key"),
@@ -33,6 +34,10 @@ const RANDOM: &[Random] = &[
         "classes as they were in memory",
     ),
     ("application/ledger.jsa", "classes as they were in memory"),
+    (
+        "opt/venv/lib/python3.11/site-packages/psycopg_c",
+        "where it was compiled",
+    ),
     ("usr/local/bin/redis-", "the program knows when it was compiled"),
 ];
 
