@@ -169,14 +169,18 @@ pub enum Content {
 }
 
 impl Content {
+    /// Whether bytes of it are fetched from elsewhere when they are read.
+    pub fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Overlay(overlay) => overlay.layers().iter().any(|layer| layer.is_elsewhere()),
+            Self::Forest(_) => false,
+        }
+    }
+
     /// How many threads answer the kernel: one alone makes each request wait for the one before, and more than a few
     /// gain nothing, but where the bytes come from elsewhere and are waited for.
     fn threads(&self) -> usize {
-        let is_elsewhere = match self {
-            Self::Overlay(overlay) => overlay.layers().iter().any(|layer| layer.is_elsewhere()),
-            Self::Forest(_) => false,
-        };
-        match is_elsewhere {
+        match self.is_elsewhere() {
             true => 8,
             false => thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)),
         }
@@ -195,10 +199,7 @@ impl From<Arc<Forest>> for Content {
     }
 }
 
-/// Mounts `content` on `directory` by mount(2), in the mount namespace of the calling thread, for root or
-/// inside a user namespace. When this returns the mount answers.
-///
-/// `/dev/fuse` is opened here: a descriptor from before an `unshare` cannot be mounted in the new namespace.
+/// Mounts `content` on `directory` by mount(2) and serves it; see [`attach`].
 ///
 /// # Errors
 /// [`MountError`]; nothing stays mounted.
@@ -207,7 +208,36 @@ pub fn kernel(
     directory: &Path,
     options: &MountOptions,
 ) -> Result<Mounted, MountError> {
+    attach(Means::Kernel, content, directory, options)?.serve()
+}
+
+/// Mounts `content` on `directory`. The kernel has its first answer when this returns, and no thread was started.
+///
+/// [`Means::Kernel`] is for root, or inside a user namespace, in the mount namespace of the calling thread.
+/// [`Means::Helper`] is for a user without privileges, in the host's mount namespace, always without devices and
+/// set-ID bits.
+///
+/// # Errors
+/// [`MountError`]; nothing stays mounted.
+pub fn attach(
+    means: Means,
+    content: impl Into<Content>,
+    directory: &Path,
+    options: &MountOptions,
+) -> Result<Attached, MountError> {
     let directory = mount_point(directory)?;
+    let device = match means {
+        Means::Kernel => mount_by_kernel(&directory, options)?,
+        Means::Helper => helper::mount(&directory, options)?,
+    };
+    let place = Place::of(directory, means)?;
+    greet(content.into(), device, place, options)
+}
+
+/// Has the kernel mount on `directory`; returns the descriptor to serve.
+///
+/// `/dev/fuse` is opened here: a descriptor from before an `unshare` cannot be mounted in the new namespace.
+fn mount_by_kernel(directory: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let device = open_device()?;
     let root = nix::unistd::geteuid();
     let group = nix::unistd::getegid();
@@ -228,48 +258,23 @@ pub fn kernel(
     let source = CString::new(options.name.replace('\0', "")).unwrap_or_default();
     nix::mount::mount(
         Some(source.as_c_str()),
-        &directory,
+        directory,
         Some("fuse.mica"),
         flags,
         Some(data.as_str()),
     )
     .map_err(|error| match error {
         nix::Error::EPERM | nix::Error::EACCES => MountError::NotAllowed {
-            path: directory.clone(),
+            path: directory.to_owned(),
             source: error.into(),
         },
         nix::Error::ENODEV => MountError::NoFuse { source: error.into() },
         _ => MountError::Mount {
-            path: directory.clone(),
+            path: directory.to_owned(),
             source: error.into(),
         },
     })?;
-    serve(
-        content.into(),
-        device,
-        Place::of(directory, Means::Kernel)?,
-        options,
-    )
-}
-
-/// Mounts `content` on `directory` through the set-user-ID helper `fusermount3`: for a user without privileges,
-/// in the host's mount namespace, always without devices and set-ID bits. When this returns the mount answers.
-///
-/// # Errors
-/// [`MountError`]; nothing stays mounted.
-pub fn fusermount(
-    content: impl Into<Content>,
-    directory: &Path,
-    options: &MountOptions,
-) -> Result<Mounted, MountError> {
-    let directory = mount_point(directory)?;
-    let device = helper::mount(&directory, options)?;
-    serve(
-        content.into(),
-        device,
-        Place::of(directory, Means::Helper)?,
-        options,
-    )
+    Ok(device)
 }
 
 /// The mount point as an absolute path without symbolic links; it must be a directory with nothing mounted
@@ -312,16 +317,16 @@ fn is_device(file: &File) -> bool {
         .is_ok_and(|metadata| metadata.file_type().is_char_device())
 }
 
-/// Answers the kernel's first request and starts the threads that answer the others.
-fn serve(
+/// Answers the kernel's first request.
+fn greet(
     content: Content,
     device: OwnedFd,
     place: Place,
     options: &MountOptions,
-) -> Result<Mounted, MountError> {
-    let failed = |source| MountError::Session {
-        path: place.directory.clone(),
-        source,
+) -> Result<Attached, MountError> {
+    let guard = Guard {
+        place,
+        at_end: AtEnd::Detach,
     };
     let settings = Settings {
         writeback: options.writable && !options.write_through,
@@ -330,7 +335,7 @@ fn serve(
         owner: options.owner,
     };
     let threads = content.threads();
-    let (requests, started) = match content {
+    let (requests, begun) = match content {
         Content::Overlay(overlay) => {
             let callers = match &options.permissions {
                 Permissions::Callers(callers) => Some(Arc::clone(callers)),
@@ -338,39 +343,33 @@ fn serve(
             };
             let adapter = Adapter::new(overlay, callers, settings);
             let near = adapter.near();
-            (adapter.requests(), start(adapter, near, device, threads))
+            (adapter.requests(), begin(adapter, near, device, threads))
         }
         Content::Forest(forest) => {
             let adapter = ForestAdapter::new(forest);
             let near = Arc::default();
-            (adapter.requests(), start(adapter, near, device, threads))
+            (adapter.requests(), begin(adapter, near, device, threads))
         }
     };
-    match started {
-        Ok((end, kernel)) => Ok(Mounted {
-            place,
-            requests,
-            kernel,
-            end,
-            ended: false,
-        }),
-        Err(source) => {
-            let error = failed(source);
-            if let Err(error) = place.detach() {
-                tracing::error!(%error, "a failed mount stays behind");
-            }
-            Err(error)
-        }
-    }
+    let (session, kernel) = begun.map_err(|source| guard.failed(source))?;
+    Ok(Attached {
+        guard,
+        requests,
+        kernel,
+        session,
+    })
 }
 
-/// Starts the session with the kernel; its end comes through the channel.
-fn start(
+/// What answers requests until the mount is gone.
+type Answering = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// Begins the session with the kernel.
+fn begin(
     adapter: impl Filesystem + 'static,
     near: Arc<Near>,
     device: OwnedFd,
     threads: usize,
-) -> io::Result<(Receiver<io::Result<()>>, Kernel)> {
+) -> io::Result<(Answering, Kernel)> {
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
@@ -380,14 +379,59 @@ fn start(
         notifier: session.notifier(),
         near,
     };
-    let (ended, end) = mpsc::channel();
-    thread::Builder::new()
-        .name("mica-fuse".to_owned())
-        .spawn(move || {
-            // Nobody listens any more if the guard has given up waiting.
-            let _ = ended.send(session.run());
-        })?;
-    Ok((end, kernel))
+    Ok((Box::new(move || session.run()), kernel))
+}
+
+/// A mount that nobody serves yet: who looks into it waits. Dropping it takes the mount away.
+pub struct Attached {
+    // First: the mount goes while its session still is.
+    guard: Guard,
+    requests: Arc<Counters>,
+    kernel: Kernel,
+    session: Answering,
+}
+
+impl Attached {
+    /// Where the mount is.
+    pub fn place(&self) -> &Place {
+        &self.guard.place
+    }
+
+    /// Leaves it to somebody else to unmount: neither dropping this does so any more, nor dropping what
+    /// [`Self::serve`] makes of it.
+    pub fn leave(&mut self) {
+        self.guard.at_end = AtEnd::Nothing;
+    }
+
+    /// Starts the threads that answer requests. They open `/dev/fuse`, once each.
+    ///
+    /// # Errors
+    /// [`MountError::Session`] if there can be no more threads.
+    pub fn serve(self) -> Result<Mounted, MountError> {
+        let Self {
+            mut guard,
+            requests,
+            kernel,
+            session,
+        } = self;
+        let (ended, end) = mpsc::channel();
+        thread::Builder::new()
+            .name("mica-fuse".to_owned())
+            .spawn(move || {
+                // Nobody listens any more if the guard has given up waiting.
+                let _ = ended.send(session());
+            })
+            .map_err(|source| guard.failed(source))?;
+        if guard.at_end == AtEnd::Detach {
+            guard.at_end = AtEnd::Unmount;
+        }
+        Ok(Mounted {
+            guard,
+            requests,
+            kernel,
+            end,
+        })
+    }
 }
 
 /// The kernel's memory of a mount: what is changed behind its back must be told to it. Not to be used by a thread that
@@ -418,20 +462,19 @@ impl Kernel {
     }
 }
 
-/// A mount that is being served. Dropping it unmounts, lazily if it is in use.
+/// A mount that is being served. Dropping it unmounts, lazily if it is in use, unless that is left to somebody else.
 #[derive(Debug)]
 pub struct Mounted {
-    place: Place,
+    guard: Guard,
     requests: Arc<Counters>,
     kernel: Kernel,
     end: Receiver<io::Result<()>>,
-    ended: bool,
 }
 
 impl Mounted {
     /// Where the mount is, to unmount it from another thread or process.
     pub fn place(&self) -> &Place {
-        &self.place
+        &self.guard.place
     }
 
     /// What the kernel remembers of it.
@@ -451,7 +494,7 @@ impl Mounted {
     /// has gone or this process ends. [`MountError::Lingering`] if the mount was copied into another mount
     /// namespace. Not an error: that it has been unmounted already.
     pub fn unmount(mut self) -> Result<(), MountError> {
-        self.place.unmount()?;
+        self.guard.place.unmount()?;
         self.wait_until(Some(LINGER))
     }
 
@@ -464,40 +507,67 @@ impl Mounted {
     }
 
     fn wait_until(&mut self, limit: Option<Duration>) -> Result<(), MountError> {
-        let path = || self.place.directory.clone();
+        let path = || self.guard.place.directory.clone();
         let result = match limit {
             None => self.end.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(limit) => self.end.recv_timeout(limit),
         };
         match result {
             Ok(Ok(())) => {
-                self.ended = true;
+                self.guard.at_end = AtEnd::Nothing;
                 tracing::debug!(directory = %path().display(), requests = %self.requests(), "unmounted");
                 Ok(())
             }
-            Ok(Err(source)) => Err(MountError::Session { path: path(), source }),
+            Ok(Err(source)) => Err(self.guard.failed(source)),
             Err(RecvTimeoutError::Timeout) => Err(MountError::Lingering { path: path() }),
-            Err(RecvTimeoutError::Disconnected) => Err(MountError::Session {
-                path: path(),
-                source: io::Error::other("a thread of the session panicked"),
-            }),
+            Err(RecvTimeoutError::Disconnected) => {
+                let source = io::Error::other("a thread of the session panicked");
+                Err(self.guard.failed(source))
+            }
         }
     }
 }
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
+/// Takes a mount away at the end.
+#[derive(Debug)]
+struct Guard {
+    place: Place,
+    at_end: AtEnd,
+}
+
+/// What a [`Guard`] does when it is dropped.
+#[derive(Debug, PartialEq, Eq)]
+enum AtEnd {
+    Nothing,
+    /// Nothing was written to it, and who waits for it shall not go on doing so.
+    Detach,
+    /// Lazily if it is in use.
+    Unmount,
+}
+
+impl Guard {
+    fn failed(&self, source: io::Error) -> MountError {
+        MountError::Session {
+            path: self.place.directory.clone(),
+            source,
         }
-        let unmounted = match self.place.unmount() {
-            Err(MountError::Busy { path }) => {
-                tracing::warn!(path = %path.display(), "the mount is in use: it is detached and ends with its last user");
-                self.place.detach()
-            }
-            result => result,
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let gone = match self.at_end {
+            AtEnd::Nothing => Ok(()),
+            AtEnd::Detach => self.place.detach(),
+            AtEnd::Unmount => match self.place.unmount() {
+                Err(MountError::Busy { path }) => {
+                    tracing::warn!(path = %path.display(), "the mount is in use: it is detached and ends with its last user");
+                    self.place.detach()
+                }
+                result => result,
+            },
         };
-        if let Err(error) = unmounted {
+        if let Err(error) = gone {
             tracing::error!(%error, "a mount stays behind");
         }
     }

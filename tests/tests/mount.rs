@@ -145,12 +145,75 @@ fn a_killed_server_leaves_nothing_mounted() {
 
 #[test]
 fn a_server_unmounts_when_it_is_told_to_end() {
-    let Some(scene) = scene_with_app() else { return };
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        scene.mica(["mount", "app", "m"]).ok();
-        kill(server(&scene), signal).expect("the server lives");
-        wait_until("the server unmounts", || scene.mounts().is_empty());
+    for scene in Scene::everyone() {
+        scene.mkdir("m");
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            scene.mica(["mount", "--rw", "base", "m"]).ok();
+            kill(server(&scene), signal).expect("the server lives");
+            wait_until("the server unmounts", || scene.mounts().is_empty());
+        }
+        scene.is_clean();
     }
+}
+
+#[test]
+fn a_server_that_is_told_to_end_lets_its_users_finish() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "app", "m"]).ok();
+    let mut open = fs::File::open(scene.path("m/app/file")).expect("the file is there");
+    let server = server(&scene);
+    kill(server, Signal::SIGTERM).expect("the server lives");
+    wait_until("the server detaches the mount", || scene.mounts().is_empty());
+    let mut text = String::new();
+    open.read_to_string(&mut text).expect("it is still served");
+    assert_eq!(text, "from the context\n");
+    assert!(kill(server, None).is_ok(), "the server ended before its user");
+    drop(open);
+    scene.is_clean();
+}
+
+#[test]
+fn a_second_signal_ends_a_server_at_once() {
+    let Some(scene) = scene_with_app() else { return };
+    let foreground = scene.mica(["mount", "--foreground", "app", "m"]).start();
+    wait_until("it is mounted and answers", || scene.path("m/app/file").exists());
+    let open = fs::File::open(scene.path("m/app/file")).expect("the file is there");
+    let server = server(&scene);
+    kill(server, Signal::SIGTERM).expect("the server lives");
+    wait_until("the server detaches the mount", || scene.mounts().is_empty());
+    kill(server, Signal::SIGINT).expect("the server lives");
+    let status = foreground.wait().status.code();
+    assert_eq!(status, Some(128 + Signal::SIGINT as i32));
+    drop(open);
+    scene.is_clean();
+}
+
+/// What `/proc` shows as the children of a server: its watcher.
+fn watcher(server: Pid) -> Pid {
+    let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
+    let children = children.expect("the server lives");
+    let pids: Vec<i32> = children.split_whitespace().flat_map(str::parse).collect();
+    assert_eq!(pids.len(), 1, "{children:?}");
+    Pid::from_raw(pids[0])
+}
+
+#[test]
+fn all_processes_of_a_mount_may_be_told_to_end_at_once() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "app", "m"]).ok();
+    let server = server(&scene);
+    let watcher = watcher(server);
+    let is_ready = || {
+        let status = fs::read_to_string(format!("/proc/{watcher}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        caught.is_some_and(|mask| mask & 1 << (Signal::SIGTERM as i32 - 1) != 0)
+    };
+    wait_until("the watcher expects signals", is_ready);
+    for process in [watcher, server] {
+        kill(process, Signal::SIGTERM).expect("it lives");
+    }
+    wait_until("the mount is gone", || scene.mounts().is_empty());
     scene.is_clean();
 }
 

@@ -41,6 +41,7 @@ enum Answer {
 /// Where a server is asked. Dropping it takes it away.
 pub struct Socket {
     path: PathBuf,
+    listener: UnixListener,
 }
 
 impl Drop for Socket {
@@ -50,23 +51,34 @@ impl Drop for Socket {
     }
 }
 
-/// Answers requests in a thread of its own, until the process ends. `record` is the file of the mount's record.
+/// Makes the socket; nobody is answered yet. `record` is the file of the mount's record.
 ///
 /// # Errors
 /// If the socket cannot be made.
-pub fn listen(record: &Path, store: Arc<Store>, overlay: Arc<Overlay>) -> anyhow::Result<Socket> {
+pub fn bind(record: &Path) -> anyhow::Result<Socket> {
     let path = record.with_extension("sock");
     let _ = fs::remove_file(&path);
     let listener = with_short_path(&path, |path| UnixListener::bind(path))
         .with_context(|| format!("cannot make the socket {}", path.display()))?;
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            if let Err(error) = stream.and_then(|stream| answer(&stream, &store, &overlay)) {
-                tracing::warn!(%error, "a request to the mount failed");
+    Ok(Socket { path, listener })
+}
+
+impl Socket {
+    /// Answers requests in a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// If the socket cannot be shared with the thread.
+    pub fn answer(&self, store: Arc<Store>, overlay: Arc<Overlay>) -> io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if let Err(error) = stream.and_then(|stream| answer(&stream, &store, &overlay)) {
+                    tracing::warn!(%error, "a request to the mount failed");
+                }
             }
-        }
-    });
-    Ok(Socket { path })
+        });
+        Ok(())
+    }
 }
 
 fn answer(mut stream: &UnixStream, store: &Store, overlay: &Overlay) -> io::Result<()> {

@@ -1,21 +1,24 @@
 //! A mount in the host's mount namespace and the process that serves it.
+//!
+//! The process has one thread until everything is done that needs the machine. From there on the watcher unmounts.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use mica_fs::digest::Digest;
-use mica_fs::mount::{self, Content, Means, MountError, Mounted, Permissions, Place};
+use mica_fs::mount::{self, Attached, Content, Means, MountError, Permissions, Place};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::record::{self, Record};
-use super::{What, control, explain, watch};
+use super::watch::{self, Order, Watched};
+use super::{What, control, explain};
 use crate::config::Context;
 use crate::sys;
 
@@ -62,14 +65,14 @@ fn serve_alone(what: &What, directory: &Path, context: &Context) -> anyhow::Resu
         .join("mounts")
         .join(format!("{}.log", std::process::id()));
     let log_file = log.clone();
-    let result = serve(what, &directory, context, move || go_quiet(&log_file));
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let result = serve(what, &directory, context, move || go_quiet(&log_file, &null));
     record::remove_empty_log(&log);
     result
 }
 
 /// Tells the starting process that the mount answers, and lets go of its streams.
-fn go_quiet(log: &Path) -> anyhow::Result<()> {
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+fn go_quiet(log: &Path, null: &File) -> anyhow::Result<()> {
     let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     nix::unistd::dup2_stderr(&log)?;
     // If the process that started this one is gone, nobody wants the mount.
@@ -78,7 +81,7 @@ fn go_quiet(log: &Path) -> anyhow::Result<()> {
         .write_all(READY)
         .and_then(|()| stdout.flush())
         .context("nobody waits for this mount any more")?;
-    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stdout(null)?;
     Ok(())
 }
 
@@ -101,17 +104,25 @@ fn serve(
     record::living(context)?;
     let store = context.store()?;
     let opened = what.open(&store)?;
-    let mounted = mount_as_allowed(what, opened.content.clone(), directory).map_err(explain)?;
-    let place = mounted.place().clone();
-    let published = record::publish(context, &record_of(what, opened.manifest, &place))?;
+    let mut attached = attach_as_allowed(what, opened.content.clone(), directory).map_err(explain)?;
+    let published = record::publish(context, &record_of(what, opened.manifest, attached.place()))?;
     let changed = opened.overlay().filter(|_| what.rw);
-    let _socket = changed
-        .map(|overlay| control::listen(published.path(), Arc::clone(&store), Arc::clone(overlay)))
-        .transpose()?;
-    let _watched = watch::start(&place, Some(published.path()))?;
-    unmount_on_signal(&place)?;
-    ready()?;
-    let ended = mounted.wait();
+    let socket = changed.map(|_| control::bind(published.path())).transpose()?;
+    let watched = Arc::new(watch::start(attached.place(), Some(published.path()))?);
+    attached.leave();
+    let answer = || -> anyhow::Result<()> {
+        if let Some((socket, overlay)) = socket.as_ref().zip(changed) {
+            socket.answer(Arc::clone(&store), Arc::clone(overlay))?;
+        }
+        unmount_on_signal(Arc::downgrade(&watched))?;
+        let mounted = attached.serve().map_err(explain)?;
+        ready()?;
+        Ok(mounted.wait()?)
+    };
+    let ended = answer();
+    if ended.is_err() {
+        unmount(&watched);
+    }
     if what.rw {
         opened.end()?;
     }
@@ -121,11 +132,12 @@ fn serve(
 
 /// As root by mount(2), with the kernel checking permissions for everybody; otherwise through fusermount3,
 /// for the user alone.
-fn mount_as_allowed(what: &What, content: Content, directory: &Path) -> Result<Mounted, MountError> {
-    match nix::unistd::geteuid().is_root() {
-        true => mount::kernel(content, directory, &what.options(Permissions::Kernel)),
-        false => mount::fusermount(content, directory, &what.options(Permissions::Owner)),
-    }
+fn attach_as_allowed(what: &What, content: Content, directory: &Path) -> Result<Attached, MountError> {
+    let (means, permissions) = match nix::unistd::geteuid().is_root() {
+        true => (Means::Kernel, Permissions::Kernel),
+        false => (Means::Helper, Permissions::Owner),
+    };
+    mount::attach(means, content, directory, &what.options(permissions))
 }
 
 fn record_of(what: &What, manifest: Option<Digest>, place: &Place) -> Record {
@@ -145,24 +157,29 @@ fn record_of(what: &What, manifest: Option<Digest>, place: &Place) -> Record {
 
 /// On SIGINT, SIGTERM and SIGHUP unmounts, lazily if the mount is in use: who uses it may finish. A second
 /// signal ends the process at once.
-fn unmount_on_signal(place: &Place) -> anyhow::Result<()> {
+fn unmount_on_signal(watched: Weak<Watched>) -> anyhow::Result<()> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
-    let place = place.clone();
     std::thread::spawn(move || {
         for (number, signal) in signals.forever().enumerate() {
+            // Without it the mount is gone, and the process about to end.
+            let watched = watched.upgrade();
             if number > 0 {
-                let _ = place.detach();
+                if let Some(watched) = watched {
+                    let _ = watched.order(Order::Detach);
+                }
                 std::process::exit(128 + signal);
             }
-            let unmounted = match place.unmount() {
-                Err(MountError::Busy { .. }) => place.detach(),
-                result => result,
-            };
-            if let Err(error) = unmounted {
-                tracing::error!(%error, "cannot unmount");
+            if let Some(watched) = watched {
+                unmount(&watched);
             }
         }
     });
     Ok(())
+}
+
+fn unmount(watched: &Watched) {
+    if let Err(error) = watched.order(Order::Unmount) {
+        tracing::error!(%error, "cannot unmount");
+    }
 }

@@ -1,50 +1,96 @@
-//! The watcher: a process that outlives a killed server just long enough to take its mount away.
+//! The watcher: a process that unmounts. It does so when the server tells it to, and outlives a killed server just long
+//! enough to take its mount away.
 //!
 //! A mount without a server answers every access with "transport endpoint is not connected", and only unmounting
-//! it helps. The watcher reads from a pipe whose other end the server holds: the end of the server, however it
-//! comes, is the end of the pipe.
+//! it helps. The watcher has a socket whose other end the server holds: the end of the server, however it comes, is the
+//! end of what comes through the socket.
+//!
+//! The server itself may be unable to unmount, so it asks. What is unmounted was said before
+//! any request was served, and cannot be changed later.
 
-use std::io::{PipeWriter, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use mica_fs::mount::{Means, Place};
+use mica_fs::mount::{Means, MountError, Place};
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The hidden command that is a watcher.
 pub const COMMAND: &str = "__watch-mount";
 
-/// What the server tells its watcher at once, and the watcher acts on at the end.
+/// What the server tells its watcher at once, in a line.
 #[derive(Serialize, Deserialize)]
-struct Orders {
+struct Watch {
     directory: PathBuf,
     device: (u32, u32),
     helper: bool,
-    /// A file to remove with the mount.
+    /// A file to remove with the mount at the server's end.
     record: Option<PathBuf>,
 }
 
-/// Waits for the server's end and unmounts lazily what it left behind.
+/// What the server may ask for later, in a line. Each order has an answer in a line.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub enum Order {
+    /// To unmount; lazily if the mount is in use.
+    Unmount,
+    /// To detach it at once.
+    Detach,
+}
+
+/// `Err` with what went wrong.
+type Answer = Result<(), String>;
+
+impl Order {
+    fn obey(self, place: &Place) -> Result<(), MountError> {
+        match self {
+            Self::Unmount => match place.unmount() {
+                Err(MountError::Busy { .. }) => place.detach(),
+                result => result,
+            },
+            Self::Detach => place.detach(),
+        }
+    }
+}
+
+/// Does what the server asks for, waits for its end, and unmounts lazily what it left behind.
 ///
 /// # Errors
 /// If it cannot be unmounted.
 pub fn run() -> anyhow::Result<ExitCode> {
-    // Out of reach of what is sent to the server's process group or terminal.
+    // Out of reach of what is sent to the server's process group or terminal; and of what ends all processes of a
+    // service at once, since the server needs this one to end well.
     nix::unistd::setsid().context("cannot leave the session")?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))
+            .context("cannot handle signals")?;
+    }
     std::env::set_current_dir("/")?;
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text)?;
-    let orders: Orders = serde_json::from_str(&text).context("the server of the mount told nothing")?;
-    let means = if orders.helper {
-        Means::Helper
-    } else {
-        Means::Kernel
+    let server = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut lines = BufReader::new(&server).lines();
+    let first = lines.next().context("the server of the mount told nothing")??;
+    let watch: Watch = serde_json::from_str(&first).context("the server of the mount told something else")?;
+    let means = match watch.helper {
+        true => Means::Helper,
+        false => Means::Kernel,
     };
-    let place = Place::new(orders.directory, orders.device, means);
+    let place = Place::new(watch.directory, watch.device, means);
+    for line in lines.map_while(Result::ok) {
+        let answer: Answer = match serde_json::from_str::<Order>(&line) {
+            Ok(order) => order.obey(&place).map_err(|error| described(error.into())),
+            Err(error) => Err(error.to_string()),
+        };
+        // Once the mount is gone the server may be, too.
+        let _ = (&server).write_all(&line_of(&answer)?);
+    }
     if place.is_mounted() {
         place.detach()?;
-        if let Some(record) = orders.record {
+        if let Some(record) = watch.record {
             let _ = std::fs::remove_file(&record);
             let _ = std::fs::remove_file(record.with_extension("sock"));
             super::record::remove_empty_log(&record);
@@ -53,9 +99,44 @@ pub fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn described(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+fn line_of(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
 /// The server's side: while this lives, the watcher waits.
 pub struct Watched {
-    _pipe: PipeWriter,
+    place: Place,
+    watcher: Mutex<BufReader<UnixStream>>,
+}
+
+impl Watched {
+    /// Has the watcher do this, and returns when it is done. Where there is no watcher any more this process tries.
+    ///
+    /// # Errors
+    /// If it cannot be done.
+    pub fn order(&self, order: Order) -> anyhow::Result<()> {
+        match self.ask(order) {
+            Ok(answer) => answer.map_err(anyhow::Error::msg),
+            Err(error) => {
+                tracing::debug!(%error, "the watcher of the mount does not answer");
+                Ok(order.obey(&self.place)?)
+            }
+        }
+    }
+
+    fn ask(&self, order: Order) -> io::Result<Answer> {
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        watcher.get_mut().write_all(&line_of(&order)?)?;
+        let mut line = String::new();
+        watcher.read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
+    }
 }
 
 /// Starts a watcher for `place`.
@@ -63,9 +144,9 @@ pub struct Watched {
 /// # Errors
 /// If the process cannot be started.
 pub fn start(place: &Place, record: Option<&Path>) -> anyhow::Result<Watched> {
-    let (reader, mut writer) = std::io::pipe().context("cannot make a pipe")?;
+    let (mut ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
     let program = std::env::current_exe().context("cannot find this program")?;
-    let orders = Orders {
+    let watch = Watch {
         directory: place.directory().to_owned(),
         device: place.device(),
         helper: place.means() == Means::Helper,
@@ -73,11 +154,14 @@ pub fn start(place: &Place, record: Option<&Path>) -> anyhow::Result<Watched> {
     };
     Command::new(program)
         .arg(COMMAND)
-        .stdin(Stdio::from(reader))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .and_then(|_| writer.write_all(serde_json::to_string(&orders)?.as_bytes()))
+        .and_then(|_| ours.write_all(&line_of(&watch)?))
         .context("cannot start the watcher of the mount")?;
-    Ok(Watched { _pipe: writer })
+    Ok(Watched {
+        place: place.clone(),
+        watcher: Mutex::new(BufReader::new(ours)),
+    })
 }
