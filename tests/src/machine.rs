@@ -117,3 +117,16 @@ pub fn can_mount() -> Option<()> {
     }
     Some(())
 }
+
+/// Whether the kernel has as much of Landlock as mica uses: since Linux 5.19.
+pub fn landlock() -> Option<()> {
+    use landlock::{AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
+    let files = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Refer);
+    if let Err(error) = files {
+        skip(Lack::Unavoidable, &format!("this kernel lacks Landlock: {error}"));
+        return None;
+    }
+    Some(())
+}

@@ -563,6 +563,10 @@ fn changes_of_an_image_elsewhere_become_an_image() {
     let (scene, name) = (&shelf.scene, shelf.name());
     let directory = scene.mkdir("m").display().to_string();
     scene.mica(["mount", "--rw", &name, &directory]).ok();
+    // A server that needs the network is not restricted to the store.
+    let mounts = scene.mica(["mounts", "--format", "json"]).ok().json_lines();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", mounts[0]["Pid"])).expect("it lives");
+    assert!(status.contains("NoNewPrivs:\t0"), "{status}");
     scene.shell("echo changed > m/etc/both; rm m/opt/big").ok();
     scene.mica(["commit", &directory, "mine:1"]).ok();
     scene.mica(["umount", &directory]).ok();

@@ -217,6 +217,57 @@ fn all_processes_of_a_mount_may_be_told_to_end_at_once() {
     scene.is_clean();
 }
 
+/// Of each thread of a process, whether programs can give it privileges no more; Landlock comes with that.
+fn gains_no_privileges(process: Pid) -> Vec<bool> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it lives");
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status"));
+    threads
+        .map(|thread| thread.and_then(status).expect("it lives"))
+        .map(|status| status.lines().any(|line| line == "NoNewPrivs:\t1"))
+        .collect()
+}
+
+#[test]
+fn every_thread_of_a_server_is_restricted() {
+    for scene in Scene::everyone() {
+        scene.mkdir("m");
+        for options in [&["mount", "base", "m"][..], &["mount", "--rw", "base", "m"]] {
+            scene.mica(options).ok();
+            scene.command("cat").arg("m/etc/passwd").ok();
+            let threads = gains_no_privileges(server(&scene));
+            assert!(threads.len() > 3, "{threads:?}");
+            assert_eq!(threads, vec![true; threads.len()]);
+            scene.mica(["umount", "m"]).ok();
+        }
+        scene.is_clean();
+    }
+}
+
+#[test]
+fn a_server_cannot_unmount_by_itself() {
+    let Some(scene) = Scene::as_root() else { return };
+    if mica_tests::machine::landlock().is_none() {
+        return;
+    }
+    scene.mkdir("m");
+    scene.mica(["mount", "base", "m"]).ok();
+    let server = server(&scene);
+    kill(watcher(server), Signal::SIGKILL).expect("the watcher lives");
+    kill(server, Signal::SIGTERM).expect("the server lives");
+    let log = format!("store/mounts/{server}.log");
+    wait_until("the server says that it cannot", || {
+        scene.read(&log).contains("cannot unmount")
+    });
+    assert_eq!(scene.mounts().len(), 1);
+    kill(server, Signal::SIGKILL).expect("the server lives");
+    // The next command cleans up behind it.
+    wait_until("the mount goes", || {
+        scene.mica(["mounts"]).ok();
+        scene.mounts().is_empty()
+    });
+    scene.is_clean();
+}
+
 #[test]
 fn unmounting_from_outside_ends_the_server() {
     let Some(scene) = Scene::as_root() else { return };

@@ -2,7 +2,8 @@
 //!
 //! Two ways lead there. In the host's mount namespace a server process stays in the background ([`serve`]); with
 //! a command, the mount lives in a namespace of its own for as long as the command ([`namespace`]). In both a
-//! tiny watcher ([`watch`]) takes the mount away when its server is killed.
+//! tiny watcher ([`watch`]) takes the mount away when its server is killed. A server in the background or foreground can
+//! reach little of the machine ([`confine`]).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use crate::config::Context;
 use crate::diagnostic::{hint, usage_error};
 use crate::source::{Elsewhere, Source};
 
+mod confine;
 pub mod control;
 mod namespace;
 pub mod record;

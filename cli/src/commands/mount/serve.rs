@@ -1,6 +1,7 @@
 //! A mount in the host's mount namespace and the process that serves it.
 //!
-//! The process has one thread until everything is done that needs the machine. From there on the watcher unmounts.
+//! The process has one thread until everything is done that needs the machine; then it is restricted to the store, and
+//! the threads that serve are started. From there on it cannot unmount, which the watcher does for it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -18,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::record::{self, Record};
 use super::watch::{self, Order, Watched};
-use super::{What, control, explain};
+use super::{What, confine, control, explain};
 use crate::config::Context;
 use crate::sys;
 
@@ -104,6 +105,7 @@ fn serve(
     record::living(context)?;
     let store = context.store()?;
     let opened = what.open(&store)?;
+    let is_elsewhere = opened.content.is_elsewhere();
     let mut attached = attach_as_allowed(what, opened.content.clone(), directory).map_err(explain)?;
     let published = record::publish(context, &record_of(what, opened.manifest, attached.place()))?;
     let changed = opened.overlay().filter(|_| what.rw);
@@ -111,6 +113,10 @@ fn serve(
     let watched = Arc::new(watch::start(attached.place(), Some(published.path()))?);
     attached.leave();
     let answer = || -> anyhow::Result<()> {
+        // What is read in a registry needs the network, certificates, and programs that know passwords.
+        if !is_elsewhere {
+            confine::to_store(context.root());
+        }
         if let Some((socket, overlay)) = socket.as_ref().zip(changed) {
             socket.answer(Arc::clone(&store), Arc::clone(overlay))?;
         }

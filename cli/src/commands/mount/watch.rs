@@ -5,7 +5,7 @@
 //! it helps. The watcher has a socket whose other end the server holds: the end of the server, however it comes, is the
 //! end of what comes through the socket.
 //!
-//! The server itself may be unable to unmount, so it asks. What is unmounted was said before
+//! The server itself may be unable to unmount (see [`super::confine`]), so it asks. What is unmounted was said before
 //! any request was served, and cannot be changed later.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
