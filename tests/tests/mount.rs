@@ -217,6 +217,25 @@ fn all_processes_of_a_mount_may_be_told_to_end_at_once() {
     scene.is_clean();
 }
 
+#[test]
+fn a_slow_watcher_leaves_the_next_mount_alone() {
+    let Some(scene) = scene_with_app() else { return };
+    scene.mica(["mount", "base", "m"]).ok();
+    let watcher = watcher(server(&scene));
+    kill(watcher, Signal::SIGSTOP).expect("the watcher lives");
+    scene.mica(["umount", "m"]).ok();
+    // It gets the number of the device that was freed, if no other test does.
+    scene.mica(["mount", "app", "m"]).ok();
+    kill(watcher, Signal::SIGCONT).expect("the watcher lives");
+    wait_until("the watcher ends", || {
+        let status = fs::read_to_string(format!("/proc/{watcher}/status"));
+        status.map_or(true, |status| status.contains("State:\tZ"))
+    });
+    assert_eq!(scene.read("m/app/new"), "new\n");
+    scene.mica(["umount", "m"]).ok();
+    scene.is_clean();
+}
+
 /// Of each thread of a process, whether programs can give it privileges no more; Landlock comes with that.
 fn gains_no_privileges(process: Pid) -> Vec<bool> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it lives");

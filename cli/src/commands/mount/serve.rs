@@ -126,8 +126,9 @@ fn serve(
         Ok(mounted.wait()?)
     };
     let ended = answer();
-    if ended.is_err() {
-        unmount(&watched);
+    match ended {
+        Ok(()) => watched.dismiss(),
+        Err(_) => unmount(&watched),
     }
     if what.rw {
         opened.end()?;

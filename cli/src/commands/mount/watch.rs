@@ -34,13 +34,16 @@ struct Watch {
     record: Option<PathBuf>,
 }
 
-/// What the server may ask for later, in a line. Each order has an answer in a line.
+/// What the server may ask for later, in a line. Each order but the last has an answer in a line.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub enum Order {
     /// To unmount; lazily if the mount is in use.
     Unmount,
     /// To detach it at once.
     Detach,
+    /// To end, since the mount has. Only the end of the server would not tell: the next mount at the same place may
+    /// have the device number that this one had.
+    End,
 }
 
 /// `Err` with what went wrong.
@@ -54,6 +57,7 @@ impl Order {
                 result => result,
             },
             Self::Detach => place.detach(),
+            Self::End => Ok(()),
         }
     }
 }
@@ -82,6 +86,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let place = Place::new(watch.directory, watch.device, means);
     for line in lines.map_while(Result::ok) {
         let answer: Answer = match serde_json::from_str::<Order>(&line) {
+            Ok(Order::End) => return Ok(ExitCode::SUCCESS),
             Ok(order) => order.obey(&place).map_err(|error| described(error.into())),
             Err(error) => Err(error.to_string()),
         };
@@ -128,6 +133,13 @@ impl Watched {
                 Ok(order.obey(&self.place)?)
             }
         }
+    }
+
+    /// Lets the watcher end without a look at the place: the mount is gone.
+    pub fn dismiss(&self) {
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        // If it is not there any more, all the better.
+        let _ = line_of(&Order::End).and_then(|line| watcher.get_mut().write_all(&line));
     }
 
     fn ask(&self, order: Order) -> io::Result<Answer> {
