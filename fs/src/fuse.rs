@@ -38,7 +38,6 @@ mod counts;
 mod data;
 mod forest;
 mod guard;
-mod near;
 mod negotiate;
 mod sync;
 mod translate;
@@ -46,7 +45,6 @@ mod translate;
 pub(crate) use counts::Counters;
 pub use counts::{RequestKind, Requests};
 pub(crate) use forest::ForestAdapter;
-pub(crate) use near::Near;
 pub(crate) use negotiate::Settings;
 
 use guard::{Guard, Verdict};
@@ -64,7 +62,6 @@ pub(crate) struct Adapter {
     /// Who checks permissions; the kernel, or nobody, where `None`.
     guard: Option<Guard>,
     requests: Arc<Counters>,
-    near: Arc<Near>,
     syncs: Syncs,
 }
 
@@ -76,7 +73,6 @@ impl Adapter {
             overlay,
             settings,
             requests: Arc::default(),
-            near: Arc::default(),
         }
     }
 
@@ -85,15 +81,9 @@ impl Adapter {
         Arc::clone(&self.requests)
     }
 
-    /// What is to be told about its clients.
-    pub(crate) fn near(&self) -> Arc<Near> {
-        Arc::clone(&self.near)
-    }
-
     /// That a request has come.
     fn received(&self, kind: RequestKind) {
         self.requests.add(kind);
-        self.near.follow();
     }
 
     fn owner(&self, request: &Request) -> Owner {

@@ -19,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags};
 
 use crate::caller::Callers;
 use crate::forest::Forest;
-use crate::fuse::{Adapter, Counters, ForestAdapter, Near, Settings};
+use crate::fuse::{Adapter, Counters, ForestAdapter, Settings};
 use crate::overlay::{Ino, Overlay, Owner};
 use crate::sys::statx::MountIdentity;
 
@@ -342,13 +342,11 @@ fn greet(
                 Permissions::Kernel | Permissions::Owner => None,
             };
             let adapter = Adapter::new(overlay, callers, settings);
-            let near = adapter.near();
-            (adapter.requests(), begin(adapter, near, device, threads))
+            (adapter.requests(), begin(adapter, device, threads))
         }
         Content::Forest(forest) => {
             let adapter = ForestAdapter::new(forest);
-            let near = Arc::default();
-            (adapter.requests(), begin(adapter, near, device, threads))
+            (adapter.requests(), begin(adapter, device, threads))
         }
     };
     let (session, kernel) = begun.map_err(|source| guard.failed(source))?;
@@ -366,7 +364,6 @@ type Answering = Box<dyn FnOnce() -> io::Result<()> + Send>;
 /// Begins the session with the kernel.
 fn begin(
     adapter: impl Filesystem + 'static,
-    near: Arc<Near>,
     device: OwnedFd,
     threads: usize,
 ) -> io::Result<(Answering, Kernel)> {
@@ -377,7 +374,6 @@ fn begin(
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
     let kernel = Kernel {
         notifier: session.notifier(),
-        near,
     };
     Ok((Box::new(move || session.run()), kernel))
 }
@@ -439,15 +435,9 @@ impl Attached {
 #[derive(Clone, Debug)]
 pub struct Kernel {
     notifier: Notifier,
-    near: Arc<Near>,
 }
 
 impl Kernel {
-    /// That a process which uses the mount is at this processor. While all are at the same, requests are answered there.
-    pub fn client_at(&self, processor: usize) {
-        self.near.client_at(processor);
-    }
-
     /// Forgets the attributes of a node.
     pub fn forget_attributes(&self, ino: Ino) {
         // That it does not know the node, or that the mount is gone, makes no difference.

@@ -39,7 +39,7 @@ use mica_fs::overlay::Overlay;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, sched_getcpu, setns, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, fstat, stat};
 use serde::{Deserialize, Serialize};
 
@@ -171,8 +171,6 @@ pub fn start(
 /// One step's.
 struct Supervisor {
     listener: OwnedFd,
-    /// Whether this thread is woken on the processor of who makes a call.
-    is_with_caller: bool,
     ids: Supervised,
     /// What the step's command may do if it is root, as a bit mask.
     capabilities: u64,
@@ -204,10 +202,9 @@ impl Supervisor {
         setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
         let step_processes = stat("/proc").map_or(own_processes, |shown| shown.st_dev);
         // Without it, an answer takes a few microseconds more.
-        let is_with_caller = sys::take_turns(listener.as_fd()).is_ok();
+        let _older_kernels_cannot = sys::take_turns(listener.as_fd());
         Ok(Self {
             listener,
-            is_with_caller,
             ids,
             capabilities,
             processes,
@@ -282,11 +279,6 @@ impl Supervisor {
     }
 
     fn answer(&self, request: &libc::seccomp_notif) {
-        if let (true, Ok(processor)) = (self.is_with_caller, sched_getcpu()) {
-            for tree in &self.ids.trees {
-                tree.kernel.client_at(processor);
-            }
-        }
         let call = Call::new(request, self.listener.as_fd(), &self.ids.callers);
         let answer = call.map_or(Answer::Continue, |call| self.decide(&call));
         let (val, error, flags) = match answer {
