@@ -1,32 +1,62 @@
 //! SIGINT, SIGTERM and SIGHUP: what runs is stopped, everything is unmounted, and the exit status tells.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use mica_builder::solver::Stop;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
 /// How long work that may end anywhere has to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(50);
 
-static RECEIVED: AtomicI32 = AtomicI32::new(0);
+const ALL: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
-/// Does `work`, and stops it when a signal asks for that.
+/// The last signal, from the first work that is stopped by them on: also one that comes between two such works, when
+/// nobody waits for it.
+static RECEIVED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+
+/// Notes signals from now on.
+fn note() -> io::Result<()> {
+    if RECEIVED.get().is_some() {
+        return Ok(());
+    }
+    let received = Arc::default();
+    for signal in ALL {
+        let number = usize::try_from(signal).unwrap_or_default();
+        flag::register_usize(signal, Arc::clone(&received), number)?;
+    }
+    RECEIVED.get_or_init(|| received);
+    Ok(())
+}
+
+fn received() -> usize {
+    let received = RECEIVED.get();
+    received.map_or(0, |received| received.load(Ordering::Relaxed))
+}
+
+/// Does `work`, and stops it when a signal asks for that. Once one has, every later work is stopped from the start.
 ///
 /// # Errors
 /// If the signals cannot be caught.
 pub fn stopping<T>(stop: &Stop, work: impl FnOnce() -> T) -> anyhow::Result<T> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+    note().context("cannot catch signals")?;
+    let mut signals = Signals::new(ALL).context("cannot catch signals")?;
+    // What came before is not told any more.
+    if received() != 0 {
+        stop.stop();
+    }
     let end = End(signals.handle());
     Ok(thread::scope(|scope| {
         scope.spawn(move || {
-            for signal in signals.forever() {
-                RECEIVED.store(signal, Ordering::Relaxed);
+            for _ in signals.forever() {
                 stop.stop();
             }
         });
@@ -53,7 +83,7 @@ pub fn stopping_soon<T>(stop: &Stop, work: impl FnOnce() -> T) -> anyhow::Result
     thread::spawn(move || {
         let mut left = GRACE;
         while ended.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
-            if RECEIVED.load(Ordering::Relaxed) == 0 {
+            if received() == 0 {
                 continue;
             }
             left = left.saturating_sub(GLANCE);
@@ -69,8 +99,24 @@ pub fn stopping_soon<T>(stop: &Stop, work: impl FnOnce() -> T) -> anyhow::Result
 
 /// The exit status after a signal that stopped the work: 128 and its number, as shells report it.
 pub fn exit_status() -> Option<u8> {
-    match RECEIVED.load(Ordering::Relaxed) {
+    match received() {
         0 => None,
         signal => u8::try_from(128 + signal).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_between_two_works_stops_the_second() {
+        let (first, second) = (Stop::default(), Stop::default());
+        stopping(&first, || ()).expect("signals are caught");
+        assert!(!first.is_stopped() && exit_status().is_none());
+        signal_hook::low_level::raise(SIGTERM).expect("raised");
+        let stopped = stopping(&second, || second.is_stopped());
+        assert!(stopped.expect("signals are caught"));
+        assert_eq!(exit_status(), Some(143));
     }
 }

@@ -361,13 +361,23 @@ fn an_init_that_is_held_is_let_go_or_ended() {
         let status = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let is_traced =
             |pid: &Pid| status(pid).contains("TracerPid:") && !status(pid).contains("TracerPid:\t0\n");
+        let mica = building.pid();
+        let is_ours = |init: &Pid| parent(*init).and_then(parent) == Some(mica);
         wait_until("the step has its init", || {
-            processes("__mica-init").iter().any(is_traced)
+            let inits = processes("__mica-init");
+            inits.iter().any(|init| is_ours(init) && is_traced(init))
         });
         building.signal(Signal::SIGTERM);
         building.wait().says("mica");
         is_whole(&scene);
     }
+}
+
+/// Who started a process.
+fn parent(process: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok().map(Pid::from_raw)
 }
 
 /// The processes with this text in their command line.

@@ -1,9 +1,10 @@
 //! Builds that are ended from outside leave nothing: no mount, no process, no half-made layer.
 
 use std::thread;
+use std::time::Duration;
 
-use mica_tests::Scene;
 use mica_tests::command::{tool, wait_until};
+use mica_tests::{Scene, machine};
 use nix::sys::signal::Signal;
 
 /// Ends a build with this signal while its second step runs.
@@ -57,6 +58,26 @@ fn an_unprivileged_user_s_killed_build_leaves_nothing() {
         let Some(scene) = scene else { continue };
         // The signal must reach mica itself, which nsenter and setpriv became by exec.
         interrupt(&scene, Signal::SIGKILL, seconds);
+    }
+}
+
+/// There is no moment at which the signal is lost.
+#[test]
+fn a_build_that_is_told_to_end_at_any_moment_ends() {
+    let (times, most) = if machine::is_long() { (150, 800) } else { (25, 250) };
+    for scene in Scene::in_every_id_mode() {
+        scene.write("ctx/Dockerfile", "FROM base\nRUN sleep 1000\n");
+        for time in 0..times {
+            let command = scene.mica(["build", "--progress=plain", "-o", "type=cacheonly", "ctx"]);
+            let running = command.start();
+            thread::sleep(Duration::from_millis(most * time / times));
+            running.signal(Signal::SIGTERM);
+            // Patience with it is bounded.
+            let outcome = running.wait();
+            assert!(!outcome.status.success(), "{}", outcome.describe());
+        }
+        wait_until("the builds' mounts go", || scene.mounts().is_empty());
+        scene.is_clean();
     }
 }
 
