@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::overlay::Acl;
 use crate::sys::limit;
 
 mod asking;
@@ -151,18 +152,30 @@ impl Credential {
     }
 
     /// Whether it may use a file with this type and these permission bits, `owner` being user and group, in the ways
-    /// of `wanted` (a sum of `R_OK`, `W_OK`, `X_OK`): path_resolution(7), capabilities(7).
-    pub fn may(&self, wanted: u32, is_directory: bool, mode: u32, (uid, gid): (u32, u32)) -> bool {
-        let bits = if self.user.filesystem == uid {
+    /// of `wanted` (a sum of `R_OK`, `W_OK`, `X_OK`): path_resolution(7), capabilities(7). If there is a `list`, it counts
+    /// and not the bits: acl(5).
+    pub fn may(
+        &self,
+        wanted: u32,
+        is_directory: bool,
+        (mode, list): (u32, Option<&Acl>),
+        (uid, gid): (u32, u32),
+    ) -> bool {
+        let user = self.user.filesystem;
+        let bits = if user == uid {
             mode >> 6
         } else if self.is_in_group(gid) {
             mode >> 3
         } else {
             mode
         };
+        let is_granted = match list {
+            Some(list) => list.grants(wanted, user, |gid| self.is_in_group(gid), (uid, gid)),
+            None => wanted & !bits & 7 == 0,
+        };
         let executes = wanted & libc::X_OK as u32 != 0;
         let writes = wanted & libc::W_OK as u32 != 0;
-        wanted & !bits & 7 == 0
+        is_granted
             || self.has(Capability::DacOverride) && (is_directory || !executes || mode & 0o111 != 0)
             || self.has(Capability::DacReadSearch) && !writes && (is_directory || !executes)
     }
@@ -243,7 +256,7 @@ mod tests {
     fn permissions_are_those_of_the_first_class_that_fits() {
         let mut user = Credential::root(0);
         (user.user, user.group, user.groups) = (Ids::all(33), Ids::all(33), vec![5, 7]);
-        let may = |wanted, mode, owner| user.may(wanted, false, mode, owner);
+        let may = |wanted, mode, owner| user.may(wanted, false, (mode, None), owner);
         assert!(may(4, 0o400, (33, 0)) && !may(2, 0o400, (33, 0)));
         // The owner is no "other", even where others may more.
         assert!(!may(4, 0o077, (33, 0)));
@@ -254,8 +267,9 @@ mod tests {
     #[test]
     fn root_may_all_but_execute_what_nobody_may() {
         let root = Credential::root(u64::MAX);
-        assert!(root.may(6, false, 0, (1, 1)) && root.may(7, true, 0, (1, 1)));
-        assert!(!root.may(1, false, 0o666, (0, 0)) && root.may(1, false, 0o001, (1, 1)));
+        let may = |wanted, is_directory, mode| root.may(wanted, is_directory, (mode, None), (1, 1));
+        assert!(may(6, false, 0) && may(7, true, 0));
+        assert!(!may(1, false, 0o666) && may(1, false, 0o001));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!   brings them with SETATTR when it writes back.
 //! - ATOMIC_O_TRUNC is never asked for: without OPEN messages the truncation would be lost.
 //! - SETXATTR_EXT is never asked for: the protocol library reads the short form of the request.
-//! - POSIX access control lists are the kernel's to check where it checks permissions; then the umask is ours.
+//! - POSIX access control lists are checked by who checks permissions, the kernel or we. Then the umask is ours.
 //! - Where the permissions are ours to check (`guard.rs`), all nodes are root's to the kernel. Whether a file may be
 //!   opened is not asked here: whoever answers the callers' system calls sees to it.
 //! - Locks are not negotiated, so that the kernel keeps them itself.
@@ -597,7 +597,8 @@ impl Filesystem for Adapter {
             names.map(|names| {
                 names
                     .iter()
-                    .filter(|name| !self.refuses(name))
+                    // Where we check permissions, lists are told of by who answers the callers' system calls.
+                    .filter(|name| self.guard.is_some() || !self.refuses(name))
                     // Only root sees them: xattr(7).
                     .filter(|name| request.uid() == 0 || !name.starts_with(b"trusted."))
                     .flat_map(|name| name.iter().copied().chain([0]))

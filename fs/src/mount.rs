@@ -332,6 +332,7 @@ fn greet(
         writeback: options.writable && !options.write_through,
         traced: options.traced,
         acls: matches!(options.permissions, Permissions::Kernel),
+        masks: !matches!(options.permissions, Permissions::Owner),
         owner: options.owner,
     };
     let threads = content.threads();

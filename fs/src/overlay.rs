@@ -41,6 +41,7 @@ mod upper;
 mod virtuals;
 mod xattr;
 
+pub use acl::Acl;
 pub use error::Error;
 pub use lower::{Found, Lowers, Origin};
 pub use place::{Expected, HostFile, Source};
@@ -102,6 +103,8 @@ pub struct Above {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// The access control list that counts besides the mode.
+    pub list: Option<Acl>,
 }
 
 /// Owner and group of new nodes.

@@ -320,6 +320,62 @@ RUN mkdir -p /r/etc /r/d && cp -a /bin /lib* /usr /r/ && ln -s /d /r/l && chroot
     assert_eq!(user.cat("built", "/chrooted"), "3:4\n125\n3:4\n");
 }
 
+/// A list is kept, agrees with the mode, is inherited and decides as the kernel of root's step has it.
+#[test]
+fn access_control_lists_are_those_of_a_step_of_root() {
+    let Some(scenes) = with_debian() else { return };
+    let user = same_images(
+        "\
+FROM debian:bookworm-slim
+COPY --chmod=755 <<'END' /lists.pl
+#!/usr/bin/perl
+use POSIX (); use Fcntl; $| = 1;
+my %number = `uname -m` =~ /x86_64/ ? (set => 188, lset => 189, fset => 190, get => 191, lget => 192, fget => 193, remove => 197, list => 194)
+  : (set => 5, lset => 6, fset => 7, get => 8, lget => 9, fget => 10, remove => 14, list => 11);
+my ($access, $default) = map { \"system.posix_acl_$_\" } qw(access default);
+sub call { my $name = shift; my ($path, $second, @rest) = @_; my $got = $name eq 'list' ? syscall($number{list}, $path, $_[1], $_[2])
+  : @rest ? syscall($number{$name}, $path, $second, $_[2], @rest[1 .. $#rest]) : syscall($number{$name}, $path, $second); $got == -1 ? 'E' . ($! + 0) : $got }
+sub packed { pack 'L(SSL)*', 2, map { my ($tag, $bits, $id) = @$_; ($tag, $bits, $id // 0xffffffff) } @_ }
+sub set { my ($path, $name, @entries) = @_; my $value = packed(@entries); call('set', $path, $name, $value, length $value, 0) }
+sub shown { my ($path, $name) = @_; my $value = \"\\0\" x 512; my $got = call('get', $path, $name, $value, 512);
+  $got =~ /^E/ ? $got : do { my (undef, @w) = unpack 'L(SSL)*', substr $value, 0, $got; my @t; push @t, join ':', splice @w, 0, 3 while @w; \"@t\" } }
+sub told { my $path = shift; my $list = \"\\0\" x 512; my $n = call('list', $path, $list, 512);
+  print \"$path \", sprintf('%o', (stat $path)[2]), ' [', shown($path, $access), '] [', shown($path, $default), \"] \", join(',', sort split /\\0/, substr $list, 0, $n), \"\\n\" }
+my @all = ([1, 6], [2, 4, 33], [4, 4], [8, 6, 44], [8, 1, 45], [16, 6], [32, 0]);
+mkdir '/a'; mkdir '/a/closed', 0700; for my $name (qw(file closed/file script none zero plain)) { open my $h, '>', \"/a/$name\"; print $h \"#!/bin/sh\\necho ran\\n\"; close $h; chmod 0640, \"/a/$name\" }
+symlink 'file', '/a/link'; umask 027;
+print 'set: ', set('/a/file', $access, @all), ' ', set('/a/script', $access, [1, 6], [2, 5, 33], [4, 0], [16, 5], [32, 0]), ' ',
+  set('/a/closed', $access, [1, 7], [2, 1, 33], [4, 0], [16, 7], [32, 0]), ' ', set('/a/zero', $access, [1, 6], [2, 6, 33], [4, 0], [16, 0], [32, 4]), ' ',
+  set('/a/plain', $access, [1, 6], [4, 4], [32, 4]), ' ', set('/a', $default, [1, 7], [2, 7, 33], [4, 5], [16, 7], [32, 1]), \"\\n\";
+mkdir '/a/new'; mkdir '/a/new/er', 0700; for my $mode (0666, 0600, 0777) { sysopen my $h, sprintf('/a/made%o', $mode), O_CREAT | O_WRONLY, $mode }
+told($_) for glob('/a /a/* /a/new/* /a/closed/*');
+chmod 0604, '/a/file'; told('/a/file'); chmod 0660, '/a/file'; told('/a/file'); chmod 02775, '/a/new'; told('/a/new');
+my $bad = packed([1, 6], [4, 4]); my $value = packed(@all); my $small = \"\\0\" x 8; open my $open, '<', '/a/none'; my $v = packed([1, 6], [2, 4, 33], [4, 4], [16, 4], [32, 0]);
+print 'odd: ', join(' ', call('set', '/a/none', $access, $bad, length $bad, 0), call('set', '/a/none', $access, $value, 7, 0), call('set', '/a/none', $default, $value, length $value, 0),
+  call('lset', '/a/link', $access, $value, length $value, 0), call('get', '/a/file', $access, $small, 8), call('get', '/a/file', $access, $small, 0), call('lget', '/a/link', $access, $small, 8),
+  call('get', '/a/none', $access, $small, 8), call('get', '/a/nothing', $access, $small, 8), call('set', '/a/none', $access, $v, length $v, 9), call('fset', fileno $open, $access, $v, length $v, 0),
+  call('fget', fileno $open, $access, $small, 0), call('remove', '/a/none', $access), call('remove', '/a/none', $access), call('remove', '/a/none', $default),
+  call('set', '/a/file', 'user.x', $v, 3, 0), call('get', '/a/file', 'user.x', $small, 8), call('remove', '/a/file', 'user.x')), \"\\n\"; told('/a/none');
+for my $who ([33, 33], [50, 44], [50, 45], [50, 50], [50, 50, 44], [50, 0], [33, 0, 44]) {
+  my ($user, $group, @more) = @$who; my $pid = fork; if (!$pid) { $) = join ' ', $group, @more ? @more : $group; $( = $group; POSIX::setuid($user);
+    print \"@$who:\"; for my $name (qw(file script closed/file zero plain none made666 new/file)) { for my $how (O_RDONLY, O_WRONLY, O_RDWR) {
+      my $fd = $name eq 'new/file' ? POSIX::open(\"/a/new/$user$group@more\", $how | O_CREAT, 0644) : POSIX::open(\"/a/$name\", $how); print ' ', defined $fd ? 'ok' : $! + 0 } print ',' }
+    print ' ', POSIX::access('/a/file', 4) ? 'may' : 'not', ' ', POSIX::access('/a/closed', 1) ? 'may' : 'not', ' ', opendir(my $d, '/a/closed') ? 'lists' : 'not', ' ', set('/a/file', $access, @all), ' ', system('/a/script'), \"\\n\"; POSIX::_exit(0) } waitpid $pid, 0 }
+told($_) for glob('/a/new/*');
+END
+RUN /lists.pl > /told
+",
+        scenes,
+    );
+    let told = user.cat("built", "/told");
+    assert!(
+        told.starts_with("set: 0 0 0 0 0 0\n/a 40755 [E61] [1:7:4294967295 2:7:33 "),
+        "{told}"
+    );
+    assert!(told.contains("/a/file 100660 [1:6:4294967295 2:4:33 "), "{told}");
+    assert!(told.contains("\n33 33: ok 13 13,"), "{told}");
+}
+
 /// At each place a process changes itself or a file by chance, tells what the kernel says, and who it is then.
 #[test]
 fn walks_through_identities_lead_where_the_kernel_leads() {

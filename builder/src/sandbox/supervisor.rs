@@ -16,6 +16,7 @@ mod call;
 mod credentials;
 mod devices;
 mod execute;
+mod lists;
 mod opening;
 mod owners;
 mod peer;
@@ -308,6 +309,10 @@ impl Supervisor {
             "stat" | "lstat" | "fstat" | "newfstatat" | "statx" => self.status(call),
             "stat64" | "lstat64" | "fstat64" | "fstatat64" => self.status(call),
             "execve" | "execveat" => self.execute(call),
+            "getxattr" | "lgetxattr" | "fgetxattr" | "setxattr" | "lsetxattr" | "fsetxattr" => {
+                self.list(call)
+            }
+            "removexattr" | "lremovexattr" | "fremovexattr" => self.list(call),
             "open" | "openat" | "openat2" | "creat" => self.open(call),
             "getsockopt" => self.peer(call),
             "chroot" => self.change_root(call),

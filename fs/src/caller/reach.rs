@@ -1,14 +1,31 @@
-//! Whether a process can come to a file at all.
+//! Whether a process may use a file, and can come to it at all.
 
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::Credential;
-use crate::overlay::{Above, Ino, Overlay};
+use crate::layer::Kind;
+use crate::overlay::{Above, Error, Ino, Overlay};
 
 const EXECUTE: u32 = libc::X_OK as u32;
 
 impl Credential {
+    /// Whether it may use a node in the ways of `wanted` (a sum of `R_OK`, `W_OK`, `X_OK`).
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    pub fn may_use(&self, overlay: &Overlay, ino: Ino, wanted: u32) -> Result<bool, Error> {
+        let (attr, _) = overlay.attr_at_hand(ino)?;
+        let list = overlay.access_list(ino)?;
+        let is_directory = attr.kind == Kind::Directory;
+        Ok(self.may(
+            wanted,
+            is_directory,
+            (attr.mode, list.as_ref()),
+            (attr.uid, attr.gid),
+        ))
+    }
+
     /// Whether the process `pid` with this credential may search the directories that lead to a node: those from the
     /// root, or from what it has open or works in.
     pub fn reaches(&self, overlay: &Overlay, pid: u32, ino: Ino) -> bool {
@@ -18,8 +35,10 @@ impl Credential {
         let Ok(above) = overlay.above(ino) else {
             return false;
         };
-        let closed =
-            |directory: &Above| !self.may(EXECUTE, true, directory.mode, (directory.uid, directory.gid));
+        let closed = |directory: &Above| {
+            let permissions = (directory.mode, directory.list.as_ref());
+            !self.may(EXECUTE, true, permissions, (directory.uid, directory.gid))
+        };
         // The first is the node itself.
         match above.iter().skip(1).position(closed) {
             None => true,

@@ -47,6 +47,7 @@ impl Filesystem for ForestAdapter {
                 // Entries are looked up one by one: a listing makes no part of the forest.
                 traced: true,
                 acls: false,
+                masks: false,
                 owner: None,
             },
         )

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use fuser::Errno;
 
 use crate::caller::{self, Callers, Capability, Credential};
-use crate::layer::Kind;
 use crate::overlay::{Attr, Changes, Ino, Overlay, Owner};
 
 const READ: u32 = libc::R_OK as u32;
@@ -142,9 +141,8 @@ impl Guard {
     }
 
     fn allows(&self, caller: &Credential, pid: u32, ino: Ino, wanted: u32) -> Verdict {
-        let attr = self.attr(ino)?;
-        let is_directory = attr.kind == Kind::Directory;
-        if !caller.may(wanted, is_directory, attr.mode, (attr.uid, attr.gid)) {
+        let may = caller.may_use(&self.overlay, ino, wanted);
+        if !may.map_err(|error| super::errno(&error))? {
             return Err(Errno::EACCES);
         }
         match caller.reaches(&self.overlay, pid, ino) {

@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub traced: bool,
     /// Whether the kernel checks permissions, and access control lists with them.
     pub acls: bool,
+    /// Whether the umask is ours to apply, since it does not count where a directory has a default list.
+    pub masks: bool,
     /// The owner of new nodes; the caller's where `None`.
     pub owner: Option<Owner>,
 }
@@ -39,7 +41,10 @@ fn wanted_capabilities(settings: Settings) -> InitFlags {
         flags |= InitFlags::FUSE_WRITEBACK_CACHE;
     }
     if settings.acls {
-        flags |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+        flags |= InitFlags::FUSE_POSIX_ACL;
+    }
+    if settings.masks {
+        flags |= InitFlags::FUSE_DONT_MASK;
     }
     if !settings.traced {
         flags |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;

@@ -1,6 +1,6 @@
 //! POSIX access control lists: acl(5).
 //!
-//! The kernel decides by them (`FUSE_POSIX_ACL`). What else a filesystem has to do is here: a list and the mode agree
+//! The kernel decides by them (`FUSE_POSIX_ACL`), or who checks permissions in its place. What else a filesystem has to do is here: a list and the mode agree
 //! (setting one changes the other), and what is created in a directory gets its default list. Lists are kept, and
 //! lie in layers, as the attributes that getxattr(2) gives: linux/posix_acl_xattr.h.
 
@@ -22,7 +22,7 @@ const NO_ID: u32 = u32::MAX;
 
 /// A list with the three entries that the mode has too, and perhaps more.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Acl(Vec<Entry>);
+pub struct Acl(Vec<Entry>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Entry {
@@ -33,7 +33,7 @@ struct Entry {
 
 impl Acl {
     /// Reads the value of the attribute; `None` if it is no valid list.
-    pub fn parse(value: &[u8]) -> Option<Self> {
+    pub(super) fn parse(value: &[u8]) -> Option<Self> {
         let (version, rest) = value.split_first_chunk()?;
         let (entries, odd) = rest.as_chunks::<8>();
         if u32::from_le_bytes(*version) != VERSION || !odd.is_empty() {
@@ -66,7 +66,7 @@ impl Acl {
     }
 
     /// The value of the attribute.
-    pub fn value(&self) -> Vec<u8> {
+    pub(super) fn value(&self) -> Vec<u8> {
         let mut value = VERSION.to_le_bytes().to_vec();
         for entry in &self.0 {
             let needs_id = matches!(entry.tag, USER | GROUP);
@@ -78,12 +78,12 @@ impl Acl {
     }
 
     /// Whether the mode says all that the list does.
-    pub fn is_mode(&self) -> bool {
+    pub(super) fn is_mode(&self) -> bool {
         self.0.len() == 3
     }
 
     /// The permission bits that go with the list: the group's are those of the mask.
-    pub fn mode(&self) -> u32 {
+    pub(super) fn mode(&self) -> u32 {
         let bits = |tag, shift| {
             let entry = self.0.iter().find(|entry| entry.tag == tag);
             entry.map_or(0, |entry| u32::from(entry.permissions) << shift)
@@ -94,13 +94,43 @@ impl Acl {
     }
 
     /// The list after a chmod(2).
-    pub fn with_mode(self, mode: u32) -> Self {
+    pub(super) fn with_mode(self, mode: u32) -> Self {
         self.map_mode(|_, bits| bits, mode)
     }
 
     /// The list of a node that is created with `mode` where this one is the default.
-    pub fn created_with(self, mode: u32) -> Self {
+    pub(super) fn created_with(self, mode: u32) -> Self {
         self.map_mode(|permissions, bits| permissions & bits, mode)
+    }
+
+    /// The permissions of who is user `uid` and member of the groups that `is_member` knows, on a node of this owner: the
+    /// first class that fits decides, and of the groups any that grants all of `wanted`. As a sum of `R_OK`, `W_OK`, `X_OK`.
+    pub(crate) fn grants(
+        &self,
+        wanted: u32,
+        uid: u32,
+        is_member: impl Fn(u32) -> bool,
+        owner: (u32, u32),
+    ) -> bool {
+        let find = |tag| self.0.iter().find(move |entry| entry.tag == tag);
+        let has = |entry: &Entry| wanted & !u32::from(entry.permissions) & 7 == 0;
+        let is_masked = |entry: &Entry| has(entry) && find(MASK).is_none_or(has);
+        if uid == owner.0 {
+            return find(USER_OBJ).is_some_and(has);
+        }
+        if let Some(user) = self.0.iter().find(|entry| entry.tag == USER && entry.id == uid) {
+            return is_masked(user);
+        }
+        let is_ours = |entry: &&Entry| match entry.tag {
+            GROUP_OBJ => is_member(owner.1),
+            GROUP => is_member(entry.id),
+            _ => false,
+        };
+        let mut groups = self.0.iter().filter(is_ours).peekable();
+        match groups.peek() {
+            Some(_) => groups.any(is_masked),
+            None => find(OTHER).is_some_and(has),
+        }
     }
 
     fn map_mode(mut self, change: impl Fn(u16, u16) -> u16, mode: u32) -> Self {

@@ -70,6 +70,7 @@ impl Overlay {
                 mode: node.mode,
                 uid: node.uid,
                 gid: node.gid,
+                list: tree.access_list(&node),
             });
             let Some((parent, name)) = &node.home else {
                 break;

@@ -68,6 +68,17 @@ impl Overlay {
         })
     }
 
+    /// The access control list that guards a node, if it has one that counts: without permissions for the group's class
+    /// the mode says all.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    pub fn access_list(&self, ino: Ino) -> Result<Option<Acl>> {
+        let tree = self.tree();
+        let node = tree.node(ino.0)?;
+        Ok(tree.access_list(&node))
+    }
+
     /// Removes an extended attribute. There need be no access control list to remove one.
     ///
     /// # Errors
@@ -125,6 +136,14 @@ impl Tree {
             None => self.xattrs(node).remove(name),
         };
         Acl::parse(&value?)
+    }
+
+    /// [`Overlay::access_list`].
+    pub fn access_list(&self, node: &Node) -> Option<Acl> {
+        match node.mode & 0o070 {
+            0 => None,
+            _ => self.acl(node, acl::ACCESS),
+        }
     }
 
     fn xattrs_read(&mut self, ino: u64) {

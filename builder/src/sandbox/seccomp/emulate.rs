@@ -9,7 +9,7 @@ use super::bpf::{Action, Comparison, Condition, Filter, Rule, Table};
 
 /// Calls that are always answered.
 const ANSWERED: &[&str] = &[
-    // Owners.
+    // Owners, and who else may use a file.
     "chown",
     "chown32",
     "fchown",
@@ -26,6 +26,15 @@ const ANSWERED: &[&str] = &[
     "stat",
     "stat64",
     "statx",
+    "fgetxattr",
+    "fremovexattr",
+    "fsetxattr",
+    "getxattr",
+    "lgetxattr",
+    "lremovexattr",
+    "lsetxattr",
+    "removexattr",
+    "setxattr",
     // Who a process is.
     "getegid",
     "getegid32",

@@ -14,6 +14,9 @@ use super::Supervisor;
 use super::call::{Answer, Call, Decision};
 use super::places::{Place, Seen};
 
+const WRITE: u32 = libc::W_OK as u32;
+const EXECUTE: u32 = libc::X_OK as u32;
+
 impl Supervisor {
     /// mknod, mknodat of a device. Elsewhere than on our filesystems the kernel says what it always says.
     pub(super) fn make_device(&self, call: &Call<'_>) -> Decision {
@@ -49,11 +52,10 @@ impl Supervisor {
         if !caller.has(Capability::Mknod) {
             return Err(Errno::EPERM);
         }
-        let directory = parent.attr()?;
         if !parent.is_reached_by(&caller, call.pid) {
             return Err(Errno::EACCES);
         }
-        if !caller.may(3, true, directory.mode, (directory.uid, directory.gid)) {
+        if !parent.allows(&caller, WRITE | EXECUTE)? {
             return Err(Errno::EACCES);
         }
         // The short form of the number, which is what the call takes.

@@ -27,12 +27,10 @@ impl Supervisor {
         let node = self.node(&seen);
         let attr = node.map(|node| node.attr()).transpose()?;
         if let (Some(attr), Some(node)) = (&attr, node) {
-            let owner = (attr.uid, attr.gid);
-            let is_directory = attr.kind == Kind::Directory;
-            if !caller.may(EXECUTE, is_directory, attr.mode, owner) || !node.is_reached_by(caller, call.pid) {
+            if !node.allows(caller, EXECUTE)? || !node.is_reached_by(caller, call.pid) {
                 return Err(Errno::EACCES);
             }
-            if is_directory || attr.mode & 0o111 == 0 {
+            if attr.kind == Kind::Directory || attr.mode & 0o111 == 0 {
                 return Ok(Answer::Continue);
             }
         }

@@ -56,7 +56,7 @@ impl Supervisor {
         let Some(wanted) = wanted(flags, is_directory).filter(|_| attr.kind != Kind::Symlink) else {
             return Ok(Answer::Continue);
         };
-        match caller.may(wanted, is_directory, attr.mode, (attr.uid, attr.gid)) {
+        match node.allows(caller, wanted)? {
             true => Ok(Answer::Continue),
             false => Err(Errno::EACCES),
         }

@@ -84,6 +84,12 @@ impl Node<'_> {
         attr.map_err(|error| Errno::from_raw(error.errno()))
     }
 
+    /// Whether a process may use it in the ways of `wanted` (a sum of `R_OK`, `W_OK`, `X_OK`).
+    pub fn allows(&self, caller: &Credential, wanted: u32) -> Result<bool, Errno> {
+        let may = caller.may_use(&self.tree.overlay, self.ino, wanted);
+        may.map_err(|error| Errno::from_raw(error.errno()))
+    }
+
     /// Whether a process may search the directories that lead to it.
     pub fn is_reached_by(&self, caller: &Credential, pid: u32) -> bool {
         caller.reaches(&self.tree.overlay, pid, self.ino)
