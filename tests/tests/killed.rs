@@ -2,6 +2,8 @@
 //! whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,7 +46,21 @@ fn build(scene: &Scene, n: usize, kinds: usize) -> Run {
     let kind = n % kinds;
     let text = DOCKERFILES[kind].replace("NUMBER", &n.to_string());
     let network = ["--network=host", "--network=host", "--network=pasta"][kind];
-    scene.build(&text, [network, "--secret=id=key,src=secret", "-t", "perhaps"])
+    let build = scene.build(&text, [network, "--secret=id=key,src=secret", "-t", "perhaps"]);
+    match n % 8 {
+        0 => build.env("PATH", format!("{}:{USUAL}", scene.path(SLOW).display())),
+        _ => build,
+    }
+}
+
+const USUAL: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where a helper that maps ids takes its time: it is usually done after two milliseconds, before it can be hit.
+const SLOW: &str = "slow";
+const SLOW_HELPER: &str = "#!/bin/sh\nsleep 0.03\nexec /usr/bin/newuidmap \"$@\"\n";
+
+fn is_mapper(process: &leftovers::Descendant) -> bool {
+    process.name.ends_with("/newuidmap") || process.name.ends_with("/newgidmap")
 }
 
 /// Kills one process of each build, whichever it is: mica, the helpers that map ids, the launcher of a step, its PID 1,
@@ -72,20 +88,31 @@ fn kill_any(scene: &Scene, times: usize, kinds: usize) -> BTreeMap<String, usize
         };
         let running = build(scene, n, kinds).start();
         let mica = running.pid();
-        if n % 4 == 0 {
+        let family = if n % 8 == 0 {
+            loop {
+                let seen = family();
+                if seen.len() > 3 || seen.iter().any(is_mapper) || running.has_ended() {
+                    break seen;
+                }
+            }
+        } else if n % 4 == 0 {
             // What begins with the first helper is short, and much.
             wait_until("mica is not alone", || family().len() > 1 || running.has_ended());
             thread::sleep(Duration::from_millis(next(20) as u64));
+            family()
         } else {
             thread::sleep(spans[n % kinds] * next(1000) as u32 / 1000);
-        }
-        let family = family();
+            family()
+        };
         let mut names: Vec<_> = family.iter().map(|process| &process.name).collect();
         names.sort();
         names.dedup();
         // These two are always there.
         if n % 2 == 0 && names.len() > 2 {
             names.retain(|name| !["/mica", "mica/mica-keeper"].contains(&name.as_str()));
+        }
+        if let Some(mapper) = family.iter().find(|process| n % 8 == 0 && is_mapper(process)) {
+            names = vec![&mapper.name];
         }
         let mut was_mica = false;
         if let Some(name) = names.get(next(names.len().max(1))) {
@@ -134,6 +161,9 @@ fn any_process_killed_at_any_moment_leaves_nothing() {
     ];
     for (scene, mode) in scenes.into_iter().flatten().zip(["root", "subuid", "single"]) {
         scene.write("secret", "hidden\n");
+        scene.write(&format!("{SLOW}/newuidmap"), SLOW_HELPER);
+        let helper = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(scene.path(SLOW).join("newuidmap"), helper).expect("it is the test's");
         let pasta = machine::programs(&["pasta"]).is_some() && build(&scene, 2, 3).run().status.success();
         let kinds = if pasta { 3 } else { 2 };
         let hits = kill_any(&scene, machine::either(12, 200), kinds);
