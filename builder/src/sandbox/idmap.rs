@@ -124,6 +124,11 @@ impl IdRanges {
         &self.0
     }
 
+    /// How many ids they are.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|range| u64::from(range.count)).sum()
+    }
+
     /// Those of this process, by the name of the file in /proc/self: `uid_map` or `gid_map`.
     pub(super) fn of_this_process(file: &str) -> io::Result<Self> {
         fs::read_to_string(format!("/proc/self/{file}")).map(|text| Self::parse_map(&text))
@@ -140,6 +145,12 @@ impl IdRanges {
             })
         };
         Self(text.lines().filter_map(range).collect())
+    }
+}
+
+impl FromIterator<IdRange> for IdRanges {
+    fn from_iter<T: IntoIterator<Item = IdRange>>(ranges: T) -> Self {
+        Self(ranges.into_iter().collect())
     }
 }
 

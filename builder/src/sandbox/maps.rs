@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::iter;
 use std::process::{Command, Stdio};
 
 use nix::unistd::{ForkResult, Gid, Pid, Uid};
@@ -11,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::capabilities::{has_sys_admin, maps_ids};
 use super::doctor;
 use super::error::{SandboxError, errno_of};
-use super::idmap::IdRanges;
+use super::idmap::{IdRange, IdRanges};
 use super::subid::{self, Kind, Owner};
 use super::sys;
 
 const UID_HELPER: &str = "newuidmap";
 const GID_HELPER: &str = "newgidmap";
 
-/// What is to be in the maps, as triples: the first id inside, the same outside, how many.
+/// What is to be in the maps.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Maps {
-    uids: Vec<u32>,
-    gids: Vec<u32>,
+    uids: IdRanges,
+    gids: IdRanges,
     writer: Writer,
 }
 
@@ -61,8 +62,7 @@ impl Maps {
             gids: own("gid_map")?,
             writer: Writer::Mica,
         };
-        let is_single = |extents: &[u32]| matches!(extents, [_, _, 1]);
-        (!is_single(&maps.uids) && !is_single(&maps.gids)).then_some(maps)
+        (maps.uids.count() > 1 && maps.gids.count() > 1).then_some(maps)
     }
 
     fn of_user(uid: Uid, gid: Gid) -> Result<Self, SandboxError> {
@@ -79,8 +79,8 @@ impl Maps {
             Ok(owned)
         };
         Ok(Self {
-            uids: extents(uid.as_raw(), &ranges(Kind::Users)?),
-            gids: extents(gid.as_raw(), &ranges(Kind::Groups)?),
+            uids: after(uid.as_raw(), &ranges(Kind::Users)?),
+            gids: after(gid.as_raw(), &ranges(Kind::Groups)?),
             writer: Writer::Helpers,
         })
     }
@@ -88,14 +88,7 @@ impl Maps {
     /// How many users and groups there are, where mica needs nobody's help.
     pub fn counts_of_container(uid: Uid) -> Option<(u64, u64)> {
         let maps = Self::of_container(uid)?;
-        let count = |extents: &[u32]| {
-            extents
-                .chunks(3)
-                .filter_map(|e| e.get(2))
-                .map(|n| u64::from(*n))
-                .sum()
-        };
-        Some((count(&maps.uids), count(&maps.gids)))
+        Some((maps.uids.count(), maps.gids.count()))
     }
 
     fn write(&self, pid: u32) -> Outcome {
@@ -108,23 +101,35 @@ impl Maps {
     }
 }
 
-/// `0 ID 1  1 FIRST COUNT  …`: the user is root, then the subordinate ids from 1 up.
-fn extents(id: u32, subordinate: &[(u32, u32)]) -> Vec<u32> {
-    let mut extents = vec![0, id, 1];
+/// The user is root, then come the subordinate ids from 1 up.
+fn after(id: u32, subordinate: &[(u32, u32)]) -> IdRanges {
+    let own = IdRange {
+        first: 0,
+        outside: id,
+        count: 1,
+    };
     let mut next: u32 = 1;
-    for (first, count) in subordinate {
-        let count = (*count).min(u32::MAX - next);
-        extents.extend([next, *first, count]);
+    let others = subordinate.iter().map(|(outside, count)| {
+        let first = next;
+        let count = (*count).min(u32::MAX - first);
         next += count;
-    }
-    extents
+        IdRange {
+            first,
+            outside: *outside,
+            count,
+        }
+    });
+    iter::once(own).chain(others).collect()
 }
 
 /// Each id is itself.
-fn same(ranges: &IdRanges) -> Vec<u32> {
+fn same(ranges: &IdRanges) -> IdRanges {
     let ranges = ranges.as_slice().iter();
     ranges
-        .flat_map(|range| [range.first, range.first, range.count])
+        .map(|range| IdRange {
+            outside: range.first,
+            ..*range
+        })
         .collect()
 }
 
@@ -189,11 +194,15 @@ fn write_when_told(maps: &Maps, pid: u32, mut go: io::PipeReader, mut outcome: i
     i32::from(told.and_then(|text| outcome.write_all(&text)).is_err())
 }
 
+fn numbers(range: &IdRange) -> [String; 3] {
+    [range.first, range.outside, range.count].map(|number| number.to_string())
+}
+
 /// By the kernel's file, which takes all lines at once.
-fn write(pid: u32, extents: &[u32], gid: bool) -> Outcome {
+fn write(pid: u32, ranges: &IdRanges, gid: bool) -> Outcome {
     let file = if gid { "gid_map" } else { "uid_map" };
-    let line = |extent: &[u32]| extent.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-    let text = extents.chunks(3).map(line).collect::<Vec<_>>().join("\n");
+    let line = |range: &IdRange| numbers(range).join(" ");
+    let text = ranges.as_slice().iter().map(line).collect::<Vec<_>>().join("\n");
     let path = format!("/proc/{pid}/{file}");
     fs::write(&path, text).map_err(|error| Refusal {
         by: format!("writing {path}"),
@@ -201,7 +210,7 @@ fn write(pid: u32, extents: &[u32], gid: bool) -> Outcome {
     })
 }
 
-fn help(pid: u32, extents: &[u32], gid: bool) -> Outcome {
+fn help(pid: u32, ranges: &IdRanges, gid: bool) -> Outcome {
     let program = if gid { GID_HELPER } else { UID_HELPER };
     let refused = |message| Refusal {
         by: program.to_owned(),
@@ -210,7 +219,7 @@ fn help(pid: u32, extents: &[u32], gid: bool) -> Outcome {
     let path = doctor::find_program(program).ok_or_else(|| refused("it is not installed".into()))?;
     let output = Command::new(path)
         .arg(pid.to_string())
-        .args(extents.iter().map(u32::to_string))
+        .args(ranges.as_slice().iter().flat_map(numbers))
         .stdin(Stdio::null())
         .output();
     match output {
@@ -230,14 +239,15 @@ mod tests {
     #[test]
     fn the_user_is_root_and_the_others_follow() {
         assert_eq!(
-            extents(1000, &[(100_000, 65536), (300_000, 10)]),
-            [0, 1000, 1, 1, 100_000, 65536, 65537, 300_000, 10]
+            after(1000, &[(100_000, 65536), (300_000, 10)]),
+            IdRanges::parse_map("0 1000 1\n1 100000 65536\n65537 300000 10\n")
         );
     }
 
     #[test]
     fn a_container_s_ids_are_themselves() {
         let map = IdRanges::parse_map("         0       1000          1\n         1     100000      65536\n");
-        assert_eq!(same(&map), [0, 0, 1, 1, 1, 65536]);
+        assert_eq!(same(&map), IdRanges::parse_map("0 0 1\n1 1 65536\n"));
+        assert_eq!(map.count(), 65537);
     }
 }
