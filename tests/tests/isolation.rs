@@ -175,6 +175,16 @@ RUN grep -E '^(Cap|Groups)' /proc/self/status > /tmp/user && id -G > /tmp/groups
 }
 
 #[test]
+fn a_step_does_not_see_mounts_come_and_go_in_sys() {
+    for scene in Scene::in_every_id_mode() {
+        let dockerfile = "FROM base\nRUN ls -A /sys/class/bdi /sys/devices/virtual/bdi > /seen\n";
+        scene.build(dockerfile, ["-t", "seen"]).ok();
+        let empty = "/sys/class/bdi:\n\n/sys/devices/virtual/bdi:\n";
+        assert_eq!(scene.cat("seen", "/seen"), empty, "as {}", scene.who());
+    }
+}
+
+#[test]
 fn privileges_are_given_up_on_request() {
     for scene in Scene::in_every_id_mode() {
         let status = ["base", "grep", "NoNewPrivs", "/proc/self/status"];

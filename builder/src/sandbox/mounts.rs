@@ -38,6 +38,10 @@ const MASKED_PROC: &[&str] = &[
 /// Below /sys: hidden likewise.
 const MASKED_SYS: &[&str] = &["devices/virtual/powercap", "firmware"];
 
+/// Below /sys: one for each mount of FUSE, also of other steps. They come and go while a step looks, so that `find /` would
+/// fail by chance.
+const FLEETING_SYS: &[&str] = &["class/bdi", "devices/virtual/bdi"];
+
 /// Below /proc: the machine's root may enter them, which root of a user namespace is not. Hidden where
 /// they cannot be read, so that `find /` does not fail on them.
 const CLOSED_PROC: &[&str] = &["tty/driver"];
@@ -259,7 +263,7 @@ impl World {
         if self.open {
             return Ok(());
         }
-        for name in MASKED_SYS {
+        for name in MASKED_SYS.iter().chain(FLEETING_SYS) {
             mask(&sys, name).map_err(|errno| mask_failed("/sys", name, errno))?;
         }
         for name in CLOSED_SYS {
