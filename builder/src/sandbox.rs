@@ -51,7 +51,7 @@ pub use cgroup::{Cpu, Resources, check_groups};
 pub use error::{Failure, SandboxError, Step};
 pub use idmap::{Entered, IdMode, IdRange, IdRanges, InvalidUserNs, UserNs, callers, enter, entered};
 pub use init::init_main;
-pub use keeper::{KEEPER_ARG, keeper_main};
+pub use keeper::{KEEPER_ARG, dismiss, keeper_main};
 pub use limits::{InvalidUlimit, Limits, Ulimit};
 pub use network::{NETWORK_FILES, Network, network_files};
 pub use running::{Running, Signaller};

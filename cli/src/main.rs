@@ -7,7 +7,7 @@ use std::env;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mica_builder::sandbox::{INIT_ARG, KEEPER_ARG, init_main, keeper_main};
+use mica_builder::sandbox::{INIT_ARG, KEEPER_ARG, dismiss, init_main, keeper_main};
 
 mod args;
 mod commands;
@@ -44,7 +44,9 @@ fn main() -> ExitCode {
         Err(error) => return diagnostic::usage(&error),
     };
     let failure = cli.command.failure_code();
-    match run(cli) {
+    let ended = run(cli);
+    dismiss();
+    match ended {
         Ok(code) => signals::exit_status().map_or(code, ExitCode::from),
         Err(error) if diagnostic::is_stdout_closed(&error) => diagnostic::BROKEN_PIPE.into(),
         Err(error) => {

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use mica_tests::command::{Run, tool, wait_until};
 use mica_tests::scene::{NO_SUBORDINATE_IDS, TUN};
 use mica_tests::{Scene, base, leftovers, machine};
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// Builds with every kind of mount, network and user; a number makes each its own.
@@ -182,6 +184,20 @@ fn any_process_killed_at_any_moment_leaves_nothing() {
 }
 
 /// A thread of mica asks mica's own mount for the owners of its files: of those that answer it, none may die first.
+/// In a container the first process may wait for nobody: who is left to it would stay for good.
+#[test]
+fn nobody_has_to_be_waited_for_after_a_build() {
+    prctl::set_child_subreaper(true).expect("every process may");
+    for scene in Scene::in_every_id_mode() {
+        scene.build("FROM base\nRUN true\n", ["-t", "done"]).ok();
+        scene.mica(["run", "--rm", "base", "true"]).ok();
+        thread::sleep(Duration::from_millis(100));
+        let ended = waitpid(None, Some(WaitPidFlag::WNOHANG));
+        let nobody = matches!(ended, Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD));
+        assert!(nobody, "as {}: {ended:?}", scene.who());
+    }
+}
+
 #[test]
 fn mica_killed_while_it_waits_for_its_own_mount_leaves_nothing() {
     let Some(scene) = Scene::as_plain_user() else {

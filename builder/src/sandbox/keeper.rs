@@ -9,17 +9,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-use std::sync::{Once, OnceLock};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::prctl;
-use nix::unistd::setsid;
+use nix::unistd::{Pid, setsid};
 
 use super::program::Program;
-use super::sys;
+use super::sys::{self, pidfd_open, pidfd_signal};
 
 /// The hidden first argument under which the program must call [`keeper_main`] before anything else.
 pub const KEEPER_ARG: &str = "__mica-keeper";
@@ -33,19 +34,38 @@ pub(crate) fn watch() {
     ONCE.call_once(|| {
         // The kernel tells the end of the thread that starts a process, so this one does nothing else.
         let thread = thread::Builder::new().name("mica-keeper".to_owned());
-        if let Err(error) = thread.spawn(keep) {
-            without(&error);
+        match thread.spawn(keep) {
+            Ok(thread) => *lock() = Some(thread),
+            Err(error) => without(&error),
         }
     });
     READY.wait();
 }
 
-static READY: OnceLock<()> = OnceLock::new();
+/// Ends the watch, to be called when all mounts have ended: else the keeper ends after this process, and who then has it
+/// as a child may be a container's first process that waits for none.
+pub fn dismiss() {
+    let Some(thread) = lock().take() else { return };
+    let Some(Some(keeper)) = READY.get() else { return };
+    if pidfd_signal(keeper, libc::SIGKILL).is_ok() {
+        // It has waited for the keeper by then.
+        let _ = thread.join();
+    }
+}
+
+/// The thread that has started the keeper, and waits for it.
+fn lock() -> MutexGuard<'static, Option<JoinHandle<()>>> {
+    static THREAD: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
+    THREAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The keeper, once it is there or is known not to be.
+static READY: OnceLock<Option<OwnedFd>> = OnceLock::new();
 
 /// Mounts end all the same, but for those that mica is asking something when it is killed.
 fn without(error: &io::Error) {
     tracing::debug!("nothing watches over the mounts: {error}");
-    READY.get_or_init(|| ());
+    READY.get_or_init(|| None);
 }
 
 fn keep() {
@@ -63,8 +83,9 @@ fn keep() {
     };
     match start() {
         Ok(mut keeper) => {
-            READY.get_or_init(|| ());
-            // It ends after this process.
+            // It ends after this process, unless it is told to end before.
+            let process = Pid::from_raw(i32::try_from(keeper.id()).unwrap_or_default());
+            READY.get_or_init(|| pidfd_open(process).ok());
             if let Err(error) = keeper.wait() {
                 tracing::debug!("the keeper of the mounts is lost: {error}");
             }
