@@ -33,15 +33,9 @@ impl Supervisor {
             (_, Some(operation)) => (Place::path(call.read_path(call.argument(0))?, false)?, operation),
             _ => (Place::path(call.read_path(call.argument(0))?, true)?, call.name),
         };
-        let Ok(seen) = self.identify(call, &place) else {
+        let Some(node) = self.reached(call, caller, &place)? else {
             return Ok(Answer::Continue);
         };
-        let Some(node) = self.node(&seen) else {
-            return Ok(Answer::Continue);
-        };
-        if !node.is_reached_by(caller, call.pid) {
-            return Err(Errno::EACCES);
-        }
         let attr = node.attr()?;
         if attr.kind == Kind::Symlink {
             return Err(Errno::EOPNOTSUPP);

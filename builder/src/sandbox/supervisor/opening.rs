@@ -42,15 +42,9 @@ impl Supervisor {
             _ => self.place_at(call, follow)?,
         };
         // What is not there, or cannot be opened so, the kernel tells. Where a name is made the filesystem is asked.
-        let Ok(seen) = self.identify(call, &place) else {
+        let Some(node) = self.reached(call, caller, &place)? else {
             return Ok(Answer::Continue);
         };
-        let Some(node) = self.node(&seen) else {
-            return Ok(Answer::Continue);
-        };
-        if !node.is_reached_by(caller, call.pid) {
-            return Err(Errno::EACCES);
-        }
         let attr = node.attr()?;
         let is_directory = attr.kind == Kind::Directory;
         let Some(wanted) = wanted(flags, is_directory).filter(|_| attr.kind != Kind::Symlink) else {

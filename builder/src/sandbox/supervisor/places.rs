@@ -207,6 +207,25 @@ impl Supervisor {
         Some(Node { tree, ino: Ino(ino) })
     }
 
+    /// The node that a process means by a place; `None` of what is not there or not on our filesystems.
+    ///
+    /// # Errors
+    /// EACCES if the process may not search the directories that lead to it.
+    pub(super) fn reached(
+        &self,
+        call: &Call<'_>,
+        caller: &Credential,
+        place: &Place,
+    ) -> Result<Option<Node<'_>>, Errno> {
+        let Ok(seen) = self.identify(call, place) else {
+            return Ok(None);
+        };
+        match self.node(&seen) {
+            Some(node) if !node.is_reached_by(caller, call.pid) => Err(Errno::EACCES),
+            found => Ok(found),
+        }
+    }
+
     fn find(&self, call: &Call<'_>, place: &Place) -> Result<Found, Errno> {
         let pid = call.pid;
         let path = place.path.as_bytes();
